@@ -7,6 +7,7 @@ DeepmirError
 ├── OutputError     a result cannot be written, or is there already
 ├── ConfigError     a setting is unknown or out of range (also a ValueError)
 ├── WeightsError    the released network is missing, damaged or does not fit
+├── TrainingError   a training run cannot go on, or its checkpoint does not fit
 └── MissingPartError  an optional dependency (an extra) is not installed
 
 Every message says what was found, what was wanted, and what to do.
@@ -43,3 +44,7 @@ class WeightsError(DeepmirError):
 
 class MissingPartError(DeepmirError):
     """An optional dependency (an extra of this package) is not installed."""
+
+
+class TrainingError(DeepmirError):
+    """A training run cannot go on, or a checkpoint does not fit the recipe."""

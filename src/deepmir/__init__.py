@@ -1,0 +1,100 @@
+"""Tells cerebral microbleeds from iron deposits, calcifications and veins on SWI, QSM and T2w.
+
+>>> import deepmir
+>>> sorted(deepmir.__all__) == deepmir.__all__
+True
+
+Names load what they need when they are first used, so that importing the package is quick.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepmir.config import Config, read_config
+    from deepmir.errors import (
+        ConfigError,
+        DeepmirError,
+        GeometryError,
+        InputError,
+        MissingPartError,
+        OutputError,
+        TrainingError,
+        UnitError,
+        WeightsError,
+    )
+    from deepmir.io.nifti import read_volume
+    from deepmir.labels import Finding
+    from deepmir.lesions import Lesion
+    from deepmir.pipeline import SubjectResult, measure, segment, write_result
+    from deepmir.simulation.cohort import simulate_cohort as simulate
+    from deepmir.volume import Modality, Scans, Volume
+
+    __version__: str
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DeepmirError",
+    "Finding",
+    "GeometryError",
+    "InputError",
+    "Lesion",
+    "MissingPartError",
+    "Modality",
+    "OutputError",
+    "Scans",
+    "SubjectResult",
+    "TrainingError",
+    "UnitError",
+    "Volume",
+    "WeightsError",
+    "measure",
+    "read_config",
+    "read_volume",
+    "segment",
+    "simulate",
+    "write_result",
+]
+
+_HOMES = {
+    "Config": "deepmir.config",
+    "ConfigError": "deepmir.errors",
+    "DeepmirError": "deepmir.errors",
+    "Finding": "deepmir.labels",
+    "GeometryError": "deepmir.errors",
+    "InputError": "deepmir.errors",
+    "Lesion": "deepmir.lesions",
+    "MissingPartError": "deepmir.errors",
+    "Modality": "deepmir.volume",
+    "OutputError": "deepmir.errors",
+    "Scans": "deepmir.volume",
+    "SubjectResult": "deepmir.pipeline",
+    "TrainingError": "deepmir.errors",
+    "UnitError": "deepmir.errors",
+    "Volume": "deepmir.volume",
+    "WeightsError": "deepmir.errors",
+    "measure": "deepmir.pipeline",
+    "read_config": "deepmir.config",
+    "read_volume": "deepmir.io.nifti",
+    "segment": "deepmir.pipeline",
+    "simulate": "deepmir.simulation.cohort:simulate_cohort",
+    "write_result": "deepmir.pipeline",
+}
+"""Where each public name lives (PEP 562): ``module`` or ``module:name there``."""
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module holds has any type
+    if name == "__version__":
+        return version("deepmir")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'deepmir' has no attribute {name!r}")
+    module, _, there = _HOMES[name].partition(":")
+    value = getattr(import_module(module), there or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

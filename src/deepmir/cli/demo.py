@@ -1,0 +1,7 @@
+"""``deepmir demo``."""
+
+EXAMPLES = ""
+
+
+def run() -> None:
+    """Demo."""

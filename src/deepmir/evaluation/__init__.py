@@ -1,0 +1,1 @@
+"""Scoring findings against a reference, lesion by lesion, with the rule declared."""

@@ -1,0 +1,1 @@
+"""The released network: its weights, and how it is run."""

@@ -1,0 +1,89 @@
+"""Input of the anatomy part: what training and inference must scale alike.
+
+Six channels on a 2 mm grid: T2w, swi, Chimap, then one plane each that says whether the
+contrast is there. Output: 18 classes (outside, the 16 regions in table order, brain without
+a region) and the logit of "right side".
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from deepmir.labels import REGIONS, RIGHT_OFFSET
+from deepmir.volume import BoolMap, FloatMap
+
+SPACING_MM = 2.0
+N_CLASSES = len(REGIONS) + 2
+OUTSIDE_CLASS = 0
+NO_REGION_CLASS = N_CLASSES - 1
+PAD_MULTIPLE = 32
+CHI_UNIT_PPM = 0.2
+"""Susceptibility that becomes 1 in the Chimap channel."""
+
+
+def scale_anatomy_inputs(
+    t2w: FloatMap | None, swi: FloatMap | None, chi_ppm: FloatMap | None
+) -> FloatMap:
+    """Scale the contrasts and stack them with their presence planes: (6, I, J, K).
+
+    T2w and swi: the 1st and 99th percentile of the voxels that are not zero become 0 and 1,
+    clipped to 0 to 1.5; voxels of zero or no number stay zero. Chimap: ppm / 0.2, clipped to ±2.
+
+    Raises
+    ------
+    ValueError
+        If no contrast is given, or their shapes differ.
+    """
+    given = [channel for channel in (t2w, swi, chi_ppm) if channel is not None]
+    if not given or len({channel.shape for channel in given}) != 1:
+        raise ValueError(f"wanted one to three arrays of one shape, got {[c.shape for c in given]}")
+    stack = np.zeros((6, *given[0].shape), dtype=np.float32)
+    if t2w is not None:
+        stack[0], stack[3] = _percentile_scaled(t2w), 1
+    if swi is not None:
+        stack[1], stack[4] = _percentile_scaled(swi), 1
+    if chi_ppm is not None:
+        stack[2], stack[5] = np.clip(np.nan_to_num(chi_ppm, copy=True) / CHI_UNIT_PPM, -2, 2), 1
+    return stack
+
+
+def _percentile_scaled(image: FloatMap) -> FloatMap:
+    inside = np.isfinite(image) & (image != 0)
+    if not inside.any():
+        return np.zeros_like(image, dtype=np.float32)
+    low, high = np.percentile(image[inside], (1, 99))
+    scale = 1 / max(float(high - low), 1e-6)
+    scaled = np.clip((np.where(inside, image, low) - low) * scale, 0, 1.5)
+    return scaled.astype(np.float32)
+
+
+def class_of_regions(regions: npt.NDArray[np.integer], brain: BoolMap) -> npt.NDArray[np.uint8]:
+    """Class index (I, J, K) of every voxel from its region number and the brain mask."""
+    table = np.full(RIGHT_OFFSET + 100, NO_REGION_CLASS, dtype=np.uint8)
+    for index, region in enumerate(REGIONS):
+        for offset in (0, 100, RIGHT_OFFSET):
+            table[region.base + offset] = index + 1
+    classes = table[regions]
+    classes[(regions == 0) & ~brain] = OUTSIDE_CLASS
+    return classes
+
+
+def regions_of_classes(classes: npt.NDArray[np.integer], right: BoolMap) -> npt.NDArray[np.uint8]:
+    """Region number (I, J, K) of every class index and side; the way back."""
+    left_table = np.zeros(N_CLASSES, dtype=np.uint8)
+    right_table = np.zeros(N_CLASSES, dtype=np.uint8)
+    for index, region in enumerate(REGIONS):
+        left_table[index + 1] = region.base + (100 if region.paired else 0)
+        right_table[index + 1] = region.base + (RIGHT_OFFSET if region.paired else 0)
+    return np.where(right, right_table[classes], left_table[classes])
+
+
+def padded_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Shape rounded up to the multiple of 32 that the network needs.
+
+    Examples
+    --------
+    >>> padded_shape((96, 97, 20))
+    (96, 128, 32)
+    """
+    i, j, k = (-(-n // PAD_MULTIPLE) * PAD_MULTIPLE for n in shape)
+    return i, j, k

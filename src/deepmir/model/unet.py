@@ -1,0 +1,221 @@
+"""U-Nets of any number of levels, built from MONAI's DynUNet blocks.
+
+    anatomy   6 levels, 2 mm, whole head, instance normalisation
+    findings  4 levels, native grid, batch normalisation
+
+The paper's U-Net halves its grid five times on 2-D slices (doi:10.1038/s41598-021-93427-x);
+here a coarse deep network sees the whole head and a fine shallow one sees the lesions.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal, cast
+
+import torch
+from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetUpBlock
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from torch import Tensor, nn
+
+from deepmir.errors import ConfigError
+
+Triple = tuple[int, int, int]
+
+RARE_LOGIT = math.log(0.01)
+"""First bias of a rare class: about one voxel in a hundred before any training."""
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class UNetSpec:
+    """All that must be known to build a network before its weights are filled in."""
+
+    in_channels: int
+    out_channels: int
+    filters: tuple[int, ...]
+    """Channels of each level, finest first; their number is the number of levels."""
+    strides: tuple[Triple, ...]
+    """Step along (I, J, K) into each level; the first is (1, 1, 1)."""
+    kernels: tuple[Triple, ...]
+    norm: Literal["batch", "instance"]
+    """Instance normalisation erases the absolute susceptibility of a window: see findings."""
+
+    @property
+    def levels(self) -> int:
+        """Number of resolution levels."""
+        return len(self.filters)
+
+    @property
+    def multiple(self) -> Triple:
+        """Windows must be multiples of this along (I, J, K)."""
+        i, j, k = (math.prod(step[axis] for step in self.strides) for axis in range(3))
+        return i, j, k
+
+
+@dataclass(frozen=True, slots=True)
+class _LevelShape:
+    kernel: Triple
+    stride: Triple
+    norm: tuple[str, dict[str, bool]]
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with one skip connection a level."""
+
+    def __init__(self, spec: UNetSpec) -> None:
+        super().__init__()
+        check_spec(spec)
+        self.spec = spec
+        shapes = [
+            _LevelShape(kernel, stride, (spec.norm, {"affine": True}))
+            for kernel, stride in zip(spec.kernels, spec.strides, strict=True)
+        ]
+        widths = (spec.in_channels, *spec.filters)
+        self.encoder = nn.ModuleList(
+            _down(widths[level], widths[level + 1], shape) for level, shape in enumerate(shapes)
+        )
+        self.decoder = nn.ModuleList(
+            _up(spec.filters[level], spec.filters[level - 1], shapes[level])
+            for level in range(spec.levels - 1, 0, -1)
+        )
+        self.head = UnetOutBlock(3, spec.filters[0], spec.out_channels)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Logits (B, out_channels, I, J, K) of a batch (B, in_channels, I, J, K)."""
+        skips: list[Tensor] = []
+        for block in self.encoder:
+            batch = block(batch)
+            skips.append(batch)
+        batch = skips.pop()
+        for block in self.decoder:
+            batch = block(batch, skips.pop())
+        return cast(Tensor, self.head(batch))
+
+    @property
+    def head_bias(self) -> Tensor:
+        """Bias of the last layer, one number an output channel."""
+        return cast(Tensor, self.head.conv.conv.bias)
+
+
+def _down(width_in: int, width_out: int, shape: _LevelShape) -> nn.Module:
+    return cast(
+        nn.Module, UnetBasicBlock(3, width_in, width_out, shape.kernel, shape.stride, shape.norm)
+    )
+
+
+def _up(width_in: int, width_out: int, shape: _LevelShape) -> nn.Module:
+    return cast(
+        nn.Module,
+        UnetUpBlock(3, width_in, width_out, shape.kernel, 1, shape.stride, shape.norm),
+    )
+
+
+def check_spec(spec: UNetSpec) -> None:
+    """Check that the levels of a network fit together.
+
+    Raises
+    ------
+    ConfigError
+        If there are not as many strides and kernels as filters, or the first level strides.
+    """
+    if not len(spec.filters) == len(spec.strides) == len(spec.kernels) >= 2:
+        raise ConfigError(
+            f"a network needs one stride and one kernel for each of at least 2 levels, got "
+            f"{len(spec.filters)} filters, {len(spec.strides)} strides, {len(spec.kernels)} kernels"
+        )
+    if spec.strides[0] != (1, 1, 1):
+        raise ConfigError(
+            f"the first level keeps the grid: stride (1, 1, 1), not {spec.strides[0]}"
+        )
+
+
+def findings_spec(filters: tuple[int, ...] = (16, 32, 64, 96)) -> UNetSpec:
+    """Findings part: 8 channels in, 4 out; down by 8 in plane and 4 along K in 4 levels.
+
+    Batch normalisation: the absolute susceptibility of a patch is what tells a microbleed
+    from a vein, and instance normalisation would divide it away.
+    """
+    strides = ((1, 1, 1), (2, 2, 1), *[(2, 2, 2)] * (len(filters) - 2))
+    return UNetSpec(
+        in_channels=8,
+        out_channels=4,
+        filters=filters,
+        strides=strides,
+        kernels=((3, 3, 3),) * len(filters),
+        norm="batch",
+    )
+
+
+def anatomy_spec(filters: tuple[int, ...] = (12, 24, 48, 64, 80, 96)) -> UNetSpec:
+    """Anatomy part: 6 channels in, 18 classes and the side out; down by 32 in 6 levels."""
+    return UNetSpec(
+        in_channels=6,
+        out_channels=19,
+        filters=filters,
+        strides=((1, 1, 1), *[(2, 2, 2)] * (len(filters) - 1)),
+        kernels=((3, 3, 3),) * len(filters),
+        norm="instance",
+    )
+
+
+def build_network(spec: UNetSpec) -> UNet:
+    """Network of a spec with random weights from torch's global generator.
+
+    Raises
+    ------
+    ConfigError
+        If the levels do not fit together.
+    """
+    return UNet(spec)
+
+
+def build_findings_network(spec: UNetSpec | None = None) -> UNet:
+    """Findings network whose three finding classes start rare.
+
+    Raises
+    ------
+    ConfigError
+        If the levels do not fit together.
+    """
+    network = build_network(spec or findings_spec())
+    with torch.no_grad():
+        network.head_bias.zero_()
+        network.head_bias[1:] = RARE_LOGIT
+    return network
+
+
+def build_anatomy_network(spec: UNetSpec | None = None) -> UNet:
+    """Anatomy network, all classes equal at the start.
+
+    Raises
+    ------
+    ConfigError
+        If the levels do not fit together.
+    """
+    return build_network(spec or anatomy_spec())
+
+
+_SPEC: TypeAdapter[UNetSpec] = TypeAdapter(UNetSpec)
+
+
+def spec_to_json(spec: UNetSpec) -> str:
+    """Spec as JSON text, for the header of a weights file."""
+    return _SPEC.dump_json(spec).decode()
+
+
+def spec_from_json(text: str) -> UNetSpec:
+    """Spec from the header of a weights file.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not a spec.
+    """
+    try:
+        return _SPEC.validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"not a network spec: {error.errors()[0]['msg']}") from error
+
+
+def spec_fields(spec: UNetSpec) -> dict[str, object]:
+    """Fields of a spec as plain values."""
+    return asdict(spec)

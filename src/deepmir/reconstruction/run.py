@@ -1,0 +1,148 @@
+"""The whole reconstruction: complex echoes in, SWI and Chimap out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from deepmir.reconstruction.background import remove_background_vsharp
+from deepmir.reconstruction.inversion import InversionMethod, invert
+from deepmir.reconstruction.swi import (
+    ComplexMap,
+    homodyne_phase,
+    susceptibility_weighted,
+    unwrapped_phase,
+)
+from deepmir.reconstruction.unwrap import combine_echoes
+from deepmir.volume import BoolMap, FloatMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChimapSettings:
+    """How a susceptibility map is made."""
+
+    method: InversionMethod = "closed-form"
+    strength: float = 0.003  # TKD: threshold; closed form: weight of the gradient
+    largest_sphere_mm: float = 10.0
+    erosion_mm: float = 2.0  # rim of the brain that is lost
+    reference: Literal["brain", "csf"] = "brain"  # what has χ = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwiSettings:
+    """How a susceptibility-weighted image is made."""
+
+    echo: int = 0  # index of the echo
+    phase: Literal["homodyne", "unwrapped"] = "unwrapped"
+    filter_size: float = 64.0  # homodyne: k-space samples of 240 mm
+    power: int = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GradientEchoes:
+    """A multi-echo gradient-echo acquisition on one grid."""
+
+    signals: tuple[ComplexMap, ...]  # (I, J, K) each; positive field shift = positive phase
+    echo_times_s: tuple[float, ...]
+    b0_t: float
+    spacing_mm: tuple[float, float, float]
+    b0_direction: tuple[float, float, float]  # along the voxel axes
+
+
+def reconstruct_swi(echoes: GradientEchoes, settings: SwiSettings) -> FloatMap:
+    """Susceptibility-weighted image (I, J, K) of one echo."""
+    signal = echoes.signals[settings.echo]
+    if settings.phase == "homodyne":
+        phase = homodyne_phase(signal, echoes.spacing_mm, filter_size=settings.filter_size)
+    else:
+        # A Gaussian of this width passes about what the k-space window of that size passes.
+        width_mm = 240.0 / settings.filter_size
+        phase = unwrapped_phase(signal, echoes.spacing_mm, width_mm=width_mm)
+    magnitude = np.abs(signal).astype(np.float32)
+    return susceptibility_weighted(magnitude, phase, power=settings.power)
+
+
+def reconstruct_field(echoes: GradientEchoes) -> FloatMap:
+    """Total field in ppm (I, J, K), up to a smooth offset."""
+    return combine_echoes(
+        [np.angle(signal).astype(np.float32) for signal in echoes.signals],
+        [np.abs(signal).astype(np.float32) for signal in echoes.signals],
+        echo_times_s=echoes.echo_times_s,
+        b0_t=echoes.b0_t,
+        spacing_mm=echoes.spacing_mm,
+    )
+
+
+def reconstruct_chimap(
+    echoes: GradientEchoes,
+    brain: BoolMap,
+    settings: ChimapSettings,
+    *,
+    csf: BoolMap | None = None,
+) -> tuple[FloatMap, BoolMap]:
+    """Susceptibility map in ppm (I, J, K), 0 outside, and the eroded mask it holds in.
+
+    Parameters
+    ----------
+    brain : (I, J, K) bool array
+    csf : (I, J, K) bool array, optional
+        Ventricles, for ``reference="csf"``; without them the brain's mean is the reference.
+
+    Raises
+    ------
+    GeometryError
+        If the mask is too small for the smallest sphere.
+    """
+    mask = erode_mm(brain, echoes.spacing_mm, max(settings.erosion_mm - 1.0, 0.0))
+    mask &= reliable_mask(echoes, brain)
+    local, inner = remove_background_vsharp(
+        reconstruct_field(echoes),
+        mask,
+        echoes.spacing_mm,
+        radii_mm=_radii_mm(settings, echoes.spacing_mm),
+        threshold=0.1,
+    )
+    chi = invert(
+        local,
+        inner,
+        echoes.spacing_mm,
+        echoes.b0_direction,
+        method=settings.method,
+        strength=settings.strength,
+    )
+    where = inner & csf if settings.reference == "csf" and csf is not None else inner
+    zero = float(np.mean(chi[where if where.any() else inner]))
+    return np.where(inner, chi - np.float32(zero), 0).astype(np.float32), inner
+
+
+def reliable_mask(echoes: GradientEchoes, brain: BoolMap) -> BoolMap:
+    """Where phase can be unwrapped: not in broad dropout or fringes, as above the sinuses.
+
+    A voxel is unreliable where the last echo has lost its signal or where the phase steps by
+    more than 2 rad to a neighbour. Only areas wider than 6 mm are taken out: microbleeds and
+    veins stay.
+    """
+    last = echoes.signals[-1]
+    phase = last * np.conj(echoes.signals[-2]) if len(echoes.signals) > 1 else last
+    magnitude = np.abs(last)
+    bad = magnitude < 0.15 * float(np.median(magnitude[brain]))
+    for axis in range(3):
+        step = np.abs(np.angle(phase * np.conj(np.roll(phase, 1, axis))))
+        bad |= step > 2.0
+    reach = [max(1, round(3.0 / step)) for step in echoes.spacing_mm]
+    share = ndimage.uniform_filter(bad.astype(np.float32), [2 * r + 1 for r in reach])
+    return np.asarray(share < 0.5)
+
+
+def erode_mm(mask: BoolMap, spacing_mm: Sequence[float], by_mm: float) -> BoolMap:
+    """Take a rim of `by_mm` off a mask."""
+    if by_mm <= 0:
+        return mask.copy()
+    return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing_mm) > by_mm)
+
+
+def _radii_mm(settings: ChimapSettings, spacing_mm: Sequence[float]) -> tuple[float, ...]:
+    smallest = max(spacing_mm[0], spacing_mm[1], min(1.0, spacing_mm[2])) * 1.01
+    return tuple(float(radius) for radius in np.linspace(smallest, settings.largest_sphere_mm, 5))

@@ -1,0 +1,1 @@
+"""Labelled persons from physics: anatomy, tissue, vessels, findings, acquisition."""

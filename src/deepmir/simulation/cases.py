@@ -1,0 +1,117 @@
+"""Training cases on disk: simulated heads, scaled as the network wants them, memory-mapped.
+
+A case is a folder of ``.npy`` files on the grid of the scan, the slice axis last:
+``channels`` (3, I, J, K) float16 scaled as in :mod:`deepmir.preprocessing.normalize`;
+``labels`` uint8 (numbers of :class:`deepmir.labels.Finding`, 255 where no label can be given);
+``mimics``, ``brain`` and ``regions`` uint8; and ``case.json``.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from deepmir.errors import InputError
+from deepmir.preprocessing.normalize import scale_chi, scale_swi, scale_t2w
+from deepmir.simulation.anatomy import load_anatomy
+from deepmir.simulation.lesions import training_counts
+from deepmir.simulation.person import SimulatedPerson, simulate_person
+
+CROP_MARGIN_VOXELS = 4
+
+
+def write_cases(
+    anatomies: Sequence[Path],
+    out: Path,
+    *,
+    count: int,
+    seed: int,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Simulate `count` training cases, going round the anatomies; those there are kept.
+
+    Case n is a pure function of `seed` and n, so a folder can grow and be rebuilt.
+
+    Raises
+    ------
+    InputError
+        If there is no anatomy, or one cannot be read.
+    """
+    if not anatomies:
+        raise InputError("no anatomies given; pass at least one finished anatomy (.npz)")
+    out.mkdir(parents=True, exist_ok=True)
+    todo = [n for n in range(count) if not (out / f"case-{n:05d}" / "case.json").exists()]
+    jobs = [(anatomies[n % len(anatomies)], out / f"case-{n:05d}", seed + n) for n in todo]
+    with ProcessPoolExecutor(max_workers=workers) as pool:
+        for done, _ in enumerate(pool.map(_write_one, jobs), start=1):
+            if progress is not None:
+                progress(done, len(jobs))
+
+
+def write_case(person: SimulatedPerson, folder: Path) -> None:
+    """Write one person as a training case; the folder appears only when it is complete."""
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        for name, array in _arrays(person).items():
+            np.save(temporary / f"{name}.npy", array)
+        text = json.dumps(_description(person), indent=1, sort_keys=True)
+        (temporary / "case.json").write_text(text, encoding="utf-8")
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_one(job: tuple[Path, Path, int]) -> None:
+    path, folder, seed = job
+    person = simulate_person(load_anatomy(path), seed=seed, counts=training_counts)
+    write_case(person, folder)
+
+
+def _arrays(person: SimulatedPerson) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    scan, step = person.acquisition, person.protocol.spacing_mm
+    channels = np.stack(
+        [
+            scale_t2w(scan.t2w, scan.brain, spacing_mm=step),
+            scale_swi(person.swi, scan.brain, spacing_mm=step),
+            scale_chi(person.chi_ppm, scan.brain & person.chi_mask, spacing_mm=step),
+        ]
+    )
+    box = _crop(scan.brain)
+    return {
+        "channels": channels[(slice(None), *box)].astype(np.float16),
+        "labels": person.findings[box].astype(np.uint8),
+        "mimics": person.mimics[box].astype(np.uint8),
+        "brain": scan.brain[box].astype(np.uint8),
+        "regions": scan.regions[box].astype(np.uint8),
+    }
+
+
+def _crop(brain: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> tuple[slice, slice, slice]:
+    slices = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        used = np.flatnonzero(brain.any(axis=others))
+        first, last = int(used[0]) - CROP_MARGIN_VOXELS, int(used[-1]) + CROP_MARGIN_VOXELS + 1
+        slices.append(slice(max(first, 0), min(last, brain.shape[axis])))
+    return slices[0], slices[1], slices[2]
+
+
+def _description(person: SimulatedPerson) -> dict[str, object]:
+    return {
+        "anatomy": person.anatomy,
+        "seed": person.seed,
+        "spacing_mm": person.protocol.spacing_mm,
+        "protocol": asdict(person.protocol),
+        "variation": asdict(person.variation),
+        "deposits": [
+            {**asdict(deposit), "visibility": None if seen is None else asdict(seen)}
+            for deposit, seen in zip(person.deposits, person.visibility, strict=True)
+        ],
+    }

@@ -1,0 +1,106 @@
+"""One labelled person: scene, scan, SWI, Chimap and the truth, from one seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepmir.errors import GeometryError
+from deepmir.reconstruction.run import ChimapSettings, reconstruct_chimap, reconstruct_swi
+from deepmir.simulation.acquire import Acquisition, acquire
+from deepmir.simulation.anatomy import Anatomy
+from deepmir.simulation.lesions import Counts, Deposit, realistic_counts
+from deepmir.simulation.protocol import Protocol, protocol_by_name
+from deepmir.simulation.scene import Variation, build_scene, sample_variation
+from deepmir.simulation.truth import ScanPair, Visibility, draw_truth
+from deepmir.volume import BoolMap, FloatMap, IntMap
+
+_VENTRICLES = (4, 43)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimulatedPerson:
+    """Scans and truth of one simulated person on the grid of the gradient echo."""
+
+    acquisition: Acquisition
+    swi: FloatMap
+    chi_ppm: FloatMap
+    chi_mask: BoolMap  # where the Chimap holds
+    findings: IntMap  # uint8, numbers of deepmir.labels.Finding, truth.IGNORE where unseen
+    mimics: BoolMap
+    deposits: tuple[Deposit, ...]
+    visibility: tuple[Visibility | None, ...]
+    protocol: Protocol
+    variation: Variation
+    anatomy: str
+    seed: int
+
+
+def simulate_person(
+    anatomy: Anatomy,
+    *,
+    seed: int,
+    protocol: str = "random",
+    counts: Callable[[np.random.Generator], Counts] = realistic_counts,
+    whole_head: bool = False,
+) -> SimulatedPerson:
+    """Simulate one person: the same seed gives the same bytes.
+
+    Parameters
+    ----------
+    anatomy : Anatomy
+        Label map of a real or built-in head.
+    protocol : str
+        ``random`` or the name of a fixed one.
+    counts : function of a random generator
+        How many deposits of each kind.
+    whole_head : bool
+        Keep skull and scalp in the field of view.
+
+    Raises
+    ------
+    ConfigError
+        If the protocol is unknown.
+    GeometryError
+        If the brain is too small to make a Chimap of it.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = protocol_by_name(protocol, rng)
+    variation = sample_variation(rng)
+    scene = build_scene(anatomy, drawn, variation, counts(rng), rng, whole_head=whole_head)
+    scan = acquire(scene, drawn, rng)
+    swi, swi_without = (
+        reconstruct_swi(echoes, drawn.swi) for echoes in (scan.echoes, scan.echoes_without_deposits)
+    )
+    chi, chi_without, mask = _chimaps(scan, drawn.chimap)
+    pair = ScanPair(swi=swi, swi_without=swi_without, chi_ppm=chi, chi_without_ppm=chi_without)
+    findings, mimics, seen = draw_truth(
+        scene.deposits,
+        scan.effects,
+        pair,
+        scan.brain,
+        voxel_volume_mm3=float(np.prod(drawn.spacing_mm)),
+    )
+    return SimulatedPerson(
+        acquisition=scan,
+        swi=swi,
+        chi_ppm=chi,
+        chi_mask=mask,
+        findings=findings,
+        mimics=mimics | (scan.vein_fraction > 0.15),
+        deposits=tuple(scene.deposits),
+        visibility=tuple(seen),
+        protocol=drawn,
+        variation=variation,
+        anatomy=anatomy.name,
+        seed=seed,
+    )
+
+
+def _chimaps(scan: Acquisition, settings: ChimapSettings) -> tuple[FloatMap, FloatMap, BoolMap]:
+    csf = np.isin(scan.labels, _VENTRICLES)
+    chi, mask = reconstruct_chimap(scan.echoes, scan.brain, settings, csf=csf)
+    without, _ = reconstruct_chimap(scan.echoes_without_deposits, scan.brain, settings, csf=csf)
+    if not mask.any():
+        raise GeometryError("the brain of this label map is too small to make a Chimap of it")
+    return chi, without, mask

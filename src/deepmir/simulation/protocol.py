@@ -1,0 +1,122 @@
+"""Acquisition protocols: what the scanner was told, and how SWI and QSM were made of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepmir.errors import ConfigError
+from deepmir.reconstruction.run import ChimapSettings, SwiSettings
+
+PROTOCOL_NAMES = ("random", "mesa-like")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """One gradient-echo acquisition, its reconstruction, and the T2w scan beside it."""
+
+    name: str
+    b0_t: float
+    spacing_mm: tuple[float, float, float]
+    tilt_deg: tuple[float, float, float]  # slab against scanner axes, about x, y, z
+    echo_times_s: tuple[float, ...]
+    repetition_time_s: float
+    flip_deg: float
+    snr: float  # white matter at TE = 0
+    k_space_share: float  # in plane; the rest is zero-filled
+    swi: SwiSettings
+    chimap: ChimapSettings
+    t2w_repetition_time_s: float
+    t2w_echo_time_s: float  # contrast-equivalent
+    t2w_blur_mm: tuple[float, float, float]  # standard deviation of its point spread
+    t2w_snr: float
+
+
+def mesa_like() -> Protocol:
+    """Our assumption of the paper's protocol, whose own is not published."""
+    return Protocol(
+        name="mesa-like",
+        b0_t=3.0,
+        spacing_mm=(0.9, 0.9, 1.5),
+        tilt_deg=(0.0, 0.0, 0.0),
+        echo_times_s=(0.0075, 0.015, 0.0225, 0.030),
+        repetition_time_s=0.040,
+        flip_deg=15.0,
+        snr=60.0,
+        k_space_share=1.0,
+        swi=SwiSettings(echo=2, phase="homodyne", filter_size=64.0),
+        chimap=ChimapSettings(method="closed-form", strength=0.003, erosion_mm=2.0),
+        t2w_repetition_time_s=3.0,
+        t2w_echo_time_s=0.095,
+        t2w_blur_mm=(0.45, 0.45, 0.45),
+        t2w_snr=40.0,
+    )
+
+
+def sample_protocol(rng: np.random.Generator) -> Protocol:
+    """Draw a protocol as cohort studies use them."""
+    b0_t = float(rng.choice([1.5, 3.0, 7.0], p=[0.2, 0.7, 0.1]))
+    in_plane = float(rng.uniform(0.6, 1.0))
+    slice_mm = float(rng.choice([rng.uniform(0.8, 1.6), rng.uniform(1.6, 3.2)], p=[0.55, 0.45]))
+    echo_times, swi_echo = _sample_echoes(b0_t, rng)
+    thick_t2w = rng.random() < 0.35
+    return Protocol(
+        name="random",
+        b0_t=b0_t,
+        spacing_mm=(in_plane, in_plane, max(slice_mm, in_plane)),
+        tilt_deg=(float(rng.normal(0, 10)), float(rng.normal(0, 3)), float(rng.normal(0, 3))),
+        echo_times_s=echo_times,
+        repetition_time_s=echo_times[-1] + float(rng.uniform(0.006, 0.02)),
+        flip_deg=float(rng.uniform(8, 20)),
+        snr=float(rng.uniform(25, 80)),
+        k_space_share=float(rng.choice([1.0, rng.uniform(0.75, 1.0)])),
+        swi=SwiSettings(
+            echo=swi_echo,
+            phase="homodyne" if rng.random() < 0.55 else "unwrapped",
+            filter_size=float(rng.uniform(32, 96)),
+            power=int(rng.choice([3, 4, 4, 4, 5])),
+        ),
+        chimap=_sample_chimap(rng),
+        t2w_repetition_time_s=float(rng.uniform(2.5, 6.0)),
+        t2w_echo_time_s=float(rng.uniform(0.08, 0.12)),
+        t2w_blur_mm=(0.4, 0.4, float(rng.uniform(1.0, 2.0)) if thick_t2w else 0.45),
+        t2w_snr=float(rng.uniform(20, 60)),
+    )
+
+
+def protocol_by_name(name: str, rng: np.random.Generator) -> Protocol:
+    """Return the named protocol; ``random`` draws one.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown.
+    """
+    if name == "random":
+        return sample_protocol(rng)
+    if name == "mesa-like":
+        return mesa_like()
+    raise ConfigError(f"unknown protocol {name!r}; known are {', '.join(PROTOCOL_NAMES)}")
+
+
+def _sample_echoes(b0_t: float, rng: np.random.Generator) -> tuple[tuple[float, ...], int]:
+    """Echo times in s, and which of them makes the SWI: TE about 60 ms·T over the field."""
+    wanted = 0.06 / b0_t * float(rng.uniform(0.75, 1.25))
+    if rng.random() < 0.35:
+        return (wanted,), 0
+    count = int(rng.integers(2, 5))
+    first = float(rng.uniform(0.004, 0.009))
+    last = max(first + 0.008, wanted * float(rng.uniform(1.0, 1.5)))
+    times = tuple(float(t) for t in np.linspace(first, last, count))
+    return times, int(np.argmin(np.abs(np.array(times) - wanted)))
+
+
+def _sample_chimap(rng: np.random.Generator) -> ChimapSettings:
+    tkd = rng.random() < 0.35
+    strength = rng.uniform(0.1, 0.25) if tkd else np.exp(rng.uniform(np.log(5e-4), np.log(2e-2)))
+    return ChimapSettings(
+        method="tkd" if tkd else "closed-form",
+        strength=float(strength),
+        largest_sphere_mm=float(rng.uniform(5, 14)),
+        erosion_mm=float(rng.uniform(0, 5)),
+        reference="brain" if rng.random() < 0.5 else "csf",
+    )

@@ -1,0 +1,139 @@
+"""Magnetic properties of tissue by label, sampled per person.
+
+χ is relative to CSF. Starting values at 3 T; R2′ scales with B0, T1 with B0^0.35
+(Rooney 2007, doi:10.1002/mrm.21122). Deep nuclei: Treit 2021 (doi:10.1002/hbm.25569) and
+Li 2021 (doi:10.3389/fnins.2020.607705); grey and white matter, bone, fat and air: the
+in-silico head of the QSM challenge (Marques 2021, doi:10.1002/mrm.28716).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from deepmir.volume import FloatMap, IntMap
+
+AIR_CHI_PPM = 9.4
+R2STAR_HZ_PER_PPM = 125.0
+"""Slope of R2* with the χ of iron at 3 T (100 to 160, Langkammer 2010 and later)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tissue:
+    """Mean properties of one tissue at 3 T, and how much they vary between persons."""
+
+    chi_ppm: float
+    chi_sd_ppm: float
+    r2star_hz: float
+    t2_s: float
+    t1_s: float
+    proton_density: float
+    iron: bool = False  # χ, R2* and R2 come from one draw
+
+
+@dataclass(frozen=True, slots=True)
+class TissueValues:
+    """One person's value per label: arrays indexed by label number."""
+
+    chi_ppm: FloatMap
+    r2star_hz: FloatMap
+    r2_hz: FloatMap
+    t1_s: FloatMap
+    proton_density: FloatMap
+
+
+CSF = Tissue(0.0, 0.002, 3.0, 1.7, 4.0, 1.0)
+WHITE = Tissue(-0.022, 0.006, 21.0, 0.072, 0.85, 0.70)
+CORTEX = Tissue(0.010, 0.005, 17.0, 0.092, 1.35, 0.82)
+AIR = Tissue(AIR_CHI_PPM, 0.0, 0.0, 1.0, 1.0, 0.0)
+MUSCLE = Tissue(-0.02, 0.01, 30.0, 0.04, 1.2, 0.75)
+FAT = Tissue(0.6, 0.05, 45.0, 0.085, 0.35, 0.9)
+CORTICAL_BONE = Tissue(-2.0, 0.2, 400.0, 0.001, 1.0, 0.08)
+VENOUS_BLOOD = Tissue(0.40, 0.06, 65.0, 0.045, 1.6, 0.85)
+ARTERIAL_BLOOD = Tissue(-0.02, 0.01, 10.0, 0.02, 0.5, 0.95)  # inflow-bright; flow void on T2w
+LESION_WHITE = Tissue(-0.005, 0.008, 14.0, 0.13, 1.2, 0.82)
+
+TISSUES: dict[int, Tissue] = {
+    0: AIR,
+    **dict.fromkeys((2, 41), WHITE),
+    **dict.fromkeys((3, 42), CORTEX),
+    **dict.fromkeys((4, 43, 5, 44, 14, 15, 24), CSF),
+    **dict.fromkeys((7, 46), Tissue(-0.025, 0.008, 22.0, 0.075, 0.9, 0.70)),
+    **dict.fromkeys((8, 47), Tissue(0.012, 0.006, 18.0, 0.095, 1.35, 0.82)),
+    **dict.fromkeys((10, 49), Tissue(0.015, 0.012, 20.5, 0.075, 1.1, 0.78)),
+    **dict.fromkeys((11, 50), Tissue(0.05, 0.012, 23.0, 0.075, 1.25, 0.80, iron=True)),
+    **dict.fromkeys((12, 51), Tissue(0.06, 0.02, 27.0, 0.066, 1.2, 0.80, iron=True)),
+    **dict.fromkeys((13, 52), Tissue(0.125, 0.03, 40.0, 0.053, 0.95, 0.74, iron=True)),
+    16: Tissue(-0.015, 0.01, 20.0, 0.075, 0.95, 0.72),
+    **dict.fromkeys((17, 53, 18, 54), Tissue(0.01, 0.006, 17.0, 0.095, 1.35, 0.82)),
+    **dict.fromkeys((26, 58), Tissue(0.03, 0.01, 20.0, 0.08, 1.25, 0.80, iron=True)),
+    **dict.fromkeys((28, 60), Tissue(0.0, 0.01, 22.0, 0.07, 1.0, 0.74)),
+    **dict.fromkeys((25, 57), LESION_WHITE),
+    **dict.fromkeys((77, 78, 79), LESION_WHITE),
+    **dict.fromkeys((30, 62), Tissue(0.0, 0.002, 5.0, 1.0, 3.0, 0.97)),
+    85: Tissue(-0.02, 0.01, 20.0, 0.075, 0.95, 0.72),
+    **dict.fromkeys((502,), ARTERIAL_BLOOD),
+    **dict.fromkeys((506,), Tissue(0.0, 0.01, 3.0, 0.8, 3.5, 0.98)),
+    **dict.fromkeys((507, 508, 509, 512), MUSCLE),
+    **dict.fromkeys((511, 516), FAT),
+    514: VENOUS_BLOOD,
+    515: CORTICAL_BONE,
+    530: Tissue(-0.02, 0.01, 20.0, 0.075, 0.95, 0.72),
+    **dict.fromkeys((1001, 1002), Tissue(0.14, 0.03, 37.0, 0.055, 1.0, 0.76, iron=True)),
+    **dict.fromkeys((1003, 1004), Tissue(0.11, 0.025, 33.0, 0.06, 1.0, 0.76, iron=True)),
+    **dict.fromkeys((1005, 1006), Tissue(0.095, 0.025, 30.0, 0.062, 1.05, 0.78, iron=True)),
+}
+"""Properties by label: FreeSurfer numbers, extra-cerebral ones from 502, nuclei from 1001."""
+
+_N_LABELS = max(TISSUES) + 1
+
+
+def sample_tissue_values(
+    rng: np.random.Generator, *, b0_t: float, age_years: float
+) -> TissueValues:
+    """Draw one person's properties per label; left and right differ by little.
+
+    Iron grows with age: the χ of the nuclei moves by 0.4 % a year around the age of 60 (Li
+    2021). Labels without an entry are soft tissue.
+    """
+    values = np.zeros((5, _N_LABELS), dtype=np.float32)
+    shared = {id(tissue): rng.normal(size=4) for tissue in TISSUES.values()}
+    for label, tissue in TISSUES.items():
+        draw = shared[id(tissue)] + 0.15 * rng.normal(size=4)
+        values[:, label] = _one_tissue(tissue, draw, b0_t=b0_t, age_years=age_years)
+    known = np.zeros(_N_LABELS, dtype=bool)
+    known[list(TISSUES)] = True
+    values[:, ~known] = values[:, [507]]
+    return TissueValues(*values)
+
+
+def lookup(labels: IntMap, per_label: FloatMap) -> FloatMap:
+    """Property map (I, J, K) from a label map; unknown numbers count as soft tissue."""
+    safe = np.where(labels < len(per_label), labels, 507)
+    return np.asarray(per_label[safe], dtype=np.float32)
+
+
+def texture(
+    shape: tuple[int, int, int],
+    rng: np.random.Generator,
+    *,
+    correlation_voxels: float,
+    amplitude: float,
+) -> FloatMap:
+    """Smooth Gaussian noise of standard deviation `amplitude`: no tissue is flat."""
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    smooth = ndimage.gaussian_filter(noise, correlation_voxels)
+    return np.asarray(smooth * (amplitude / max(float(smooth.std()), 1e-9)), dtype=np.float32)
+
+
+def _one_tissue(
+    tissue: Tissue, draw: FloatMap, *, b0_t: float, age_years: float
+) -> tuple[float, float, float, float, float]:
+    aged = 1 + 0.004 * (age_years - 60) if tissue.iron else 1.0
+    chi = tissue.chi_ppm * aged + tissue.chi_sd_ppm * draw[0]
+    excess = chi - tissue.chi_ppm if tissue.iron else 0.0
+    r2_hz = 1 / tissue.t2_s * (1 + 0.05 * draw[1]) + 30.0 * excess
+    r2star_3t = tissue.r2star_hz * (1 + 0.05 * draw[2]) + R2STAR_HZ_PER_PPM * excess
+    r2prime = max(r2star_3t - 0.8 * r2_hz, 0.2 * r2star_3t) * b0_t / 3.0
+    t1 = tissue.t1_s * (b0_t / 3.0) ** 0.35 * (1 + 0.03 * draw[3])
+    return chi, min(0.8 * r2_hz, 0.8 * r2star_3t) + r2prime, r2_hz, t1, tissue.proton_density

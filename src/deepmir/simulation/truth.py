@@ -1,0 +1,156 @@
+"""Truth kept twice: the deposit, and its extent on the image as a rater would draw it.
+
+A rater sees a finding where SWI falls by more than 25 % because of it, or where the
+reconstructed |χ| rises by more than 3 times the local noise and 0.05 ppm. What neither shows is
+no label: its place is left out of training and scoring (`IGNORE`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from deepmir.simulation.lesions import FINDING_OF_KIND, Deposit, DepositEffect
+from deepmir.volume import BoolMap, FloatMap, IntMap
+
+IGNORE = 255
+SWI_FALL = 0.25
+CHI_RISE_PPM = 0.05
+NOISE_FACTOR = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visibility:
+    """How conspicuous one deposit came out."""
+
+    seen_on_swi: bool
+    seen_on_qsm: bool
+    swi_fall: float  # greatest share of signal lost
+    peak_chi_ppm: float  # greatest change of the map, with its sign
+    extent_mm3: float
+
+    @property
+    def seen(self) -> bool:
+        """Whether a rater could see it at all."""
+        return self.seen_on_swi or self.seen_on_qsm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScanPair:
+    """SWI and Chimap of one person with and without the deposits, same noise."""
+
+    swi: FloatMap
+    swi_without: FloatMap
+    chi_ppm: FloatMap
+    chi_without_ppm: FloatMap
+
+
+def draw_truth(
+    deposits: list[Deposit],
+    effects: tuple[DepositEffect | None, ...],
+    scans: ScanPair,
+    brain: BoolMap,
+    *,
+    voxel_volume_mm3: float,
+) -> tuple[IntMap, BoolMap, list[Visibility | None]]:
+    """Label map as a rater would draw it, places of mimics, and each deposit's visibility.
+
+    Returns
+    -------
+    labels : (I, J, K) uint8 array
+        Numbers of :class:`deepmir.labels.Finding`; `IGNORE` where a deposit cannot be seen.
+    mimics : (I, J, K) bool array
+        Extents of deposits that are no findings.
+    visibility : list
+        One per deposit, None where it lies off the grid.
+    """
+    labels = np.zeros(scans.swi.shape, dtype=np.uint8)
+    mimics = np.zeros(scans.swi.shape, dtype=bool)
+    owners = _owners(deposits, effects, scans.swi.shape)
+    noise_ppm = _local_noise(scans.chi_without_ppm, brain)
+    floor = 0.1 * float(np.median(scans.swi_without[brain]))
+    seen: list[Visibility | None] = []
+    for number, (deposit, effect) in enumerate(zip(deposits, effects, strict=True), start=1):
+        if effect is None or not effect.fraction.any():
+            seen.append(None)
+            continue
+        extent, visibility = _extent(
+            effect, scans, owners[effect.block] == number, noise_ppm=noise_ppm, floor=floor,
+            voxel_volume_mm3=voxel_volume_mm3,
+        )  # fmt: skip
+        finding = FINDING_OF_KIND[deposit.kind]
+        if finding is None:
+            mimics[effect.block] |= extent
+        else:
+            value = int(finding) if visibility.seen else IGNORE
+            here = labels[effect.block]
+            here[extent & ((here == 0) | (here == IGNORE))] = value
+        seen.append(visibility)
+    return labels, mimics, seen
+
+
+def _extent(
+    effect: DepositEffect,
+    scans: ScanPair,
+    own: BoolMap,
+    *,
+    noise_ppm: float,
+    floor: float,
+    voxel_volume_mm3: float,
+) -> tuple[BoolMap, Visibility]:
+    block = effect.block
+    before, after = scans.swi_without[block], scans.swi[block]
+    fall = np.where(before > floor, 1 - after / np.maximum(before, 1e-9), 0)
+    change = scans.chi_ppm[block] - scans.chi_without_ppm[block]
+    core = (effect.fraction > 0.05) | (effect.fraction == effect.fraction.max())
+    on_swi = _joined(own & (fall > SWI_FALL), core)
+    near = own & ndimage.binary_dilation(core, iterations=1)
+    at = np.unravel_index(int(np.argmax(np.where(near, np.abs(change), -1))), change.shape)
+    peak = float(change[at])
+    seen_on_qsm = abs(peak) > max(CHI_RISE_PPM, NOISE_FACTOR * noise_ppm)
+    on_qsm = _joined(own & (change * np.sign(peak) > 0.5 * abs(peak)), core)
+    seen_on_swi = int(on_swi.sum()) >= 2
+    extent = on_swi if seen_on_swi else on_qsm if seen_on_qsm else near
+    return extent, Visibility(
+        seen_on_swi=seen_on_swi,
+        seen_on_qsm=seen_on_qsm,
+        swi_fall=float(np.where(near, fall, 0).max()),
+        peak_chi_ppm=peak,
+        extent_mm3=float(extent.sum()) * voxel_volume_mm3,
+    )
+
+
+def _joined(candidate: BoolMap, core: BoolMap) -> BoolMap:
+    """Components of `candidate` that touch the deposit (26-connected, one voxel of slack)."""
+    structure = np.ones((3, 3, 3), dtype=bool)
+    components, _ = ndimage.label(candidate, structure=structure)
+    touching = np.unique(components[ndimage.binary_dilation(core, structure=structure)])
+    return np.asarray(np.isin(components, touching[touching > 0]))
+
+
+def _owners(
+    deposits: list[Deposit],
+    effects: tuple[DepositEffect | None, ...],
+    shape: tuple[int, ...],
+) -> IntMap:
+    """Number (from 1) of the deposit to which each voxel is nearest, 0 off all blocks."""
+    owners = np.zeros(shape, dtype=np.uint16)
+    nearest = np.full(shape, np.inf, dtype=np.float32)
+    for number, effect in enumerate(effects, start=1):
+        if effect is None or not effect.fraction.any():
+            continue
+        size = max(deposits[number - 1].semi_axes_mm)
+        distance = ndimage.distance_transform_edt(effect.fraction < 0.05).astype(np.float32)
+        closer = distance / np.float32(size) < nearest[effect.block]
+        owners[effect.block][closer] = number
+        nearest[effect.block][closer] = (distance / np.float32(size))[closer]
+    return owners
+
+
+def _local_noise(chi_ppm: FloatMap, brain: BoolMap) -> float:
+    """Robust standard deviation of neighbouring differences in plane, per voxel."""
+    difference = np.diff(chi_ppm, axis=0)[brain[1:] & brain[:-1]]
+    difference = difference[difference != 0]
+    if difference.size == 0:
+        return 0.0
+    return float(1.4826 * np.median(np.abs(difference)) / np.sqrt(2))

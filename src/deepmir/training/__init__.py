@@ -1,0 +1,1 @@
+"""Training: from simulated cases to the released folder of weights."""

@@ -1,0 +1,176 @@
+"""Task of the anatomy part: synthetic heads in, regions and side out."""
+
+import signal
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from deepmir.errors import InputError
+from deepmir.labels import NUCLEUS_BASES, REGIONS
+from deepmir.model.losses import anatomy_loss
+from deepmir.model.unet import UNet, build_anatomy_network
+from deepmir.training.anatomy_samples import (
+    AnatomySample,
+    AnatomySampling,
+    Head,
+    load_head,
+    make_sample,
+)
+from deepmir.training.fit import Batch
+from deepmir.training.prefetch import Prefetch
+from deepmir.training.recipes import Recipe
+
+_VALIDATION_SUBSETS = ("T2w+swi+Chimap", "swi+Chimap", "T2w", "Chimap")
+_VALIDATION_SEED = 20_000_000
+_heads: list[Head] = []  # of a worker process; filled once when it starts
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where samples come from: enough to make any of them in another process."""
+
+    paths: tuple[Path, ...]
+    sampling: AnatomySampling
+    seed: int
+
+
+class AnatomyTask:
+    """Batches of one synthetic head, made by one background process."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        optimisation = recipe.optimisation
+        self.source = Source(
+            head_paths(folder, recipe.train_heads), recipe.anatomy, optimisation.seed
+        )
+        if optimisation.batch_size != 1:
+            raise InputError(
+                "anatomy samples differ in shape, so their batch size is 1, not "
+                f"{optimisation.batch_size}; change the recipe"
+            )
+        pool = ProcessPoolExecutor(
+            1, get_context("spawn"), initializer=_start_worker, initargs=(self.source,)
+        )
+        self._ahead = Prefetch(pool, _Maker(self.source), depth=recipe.schedule.prefetch)
+
+    def build(self) -> UNet:
+        """Fresh anatomy network."""
+        return build_anatomy_network(self._recipe.network)
+
+    def batch(self, step: int) -> Batch:
+        """Batch of one head."""
+        return _as_batch(self._ahead.get(step))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy, Dice and side."""
+        classes, right, paired = batch.targets
+        return anatomy_loss(logits, classes, right, paired)
+
+    def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
+        """Dice of brain, of all regions and of the nuclei, and right sides, per subset."""
+        scores: dict[str, list[dict[str, float]]] = {}
+        for subset, batch in self.validation_batches:
+            here = batch.to(device)
+            scores.setdefault(subset, []).append(score_anatomy(network(here.inputs), here))
+        means: dict[str, float] = {}
+        for subset, rows in scores.items():
+            for name in rows[0]:
+                means[f"{name} {subset}"] = float(np.mean([row[name] for row in rows]))
+        means["regions"] = float(np.mean([v for n, v in means.items() if n.startswith("regions ")]))
+        return means
+
+    @cached_property
+    def validation_batches(self) -> tuple[tuple[str, Batch], ...]:
+        """Fixed samples of the validation heads: every subset of contrasts once a head."""
+        made = []
+        for path in head_paths(self._folder, self._recipe.validation_heads):
+            head = load_head(path)
+            for number, subset in enumerate(_VALIDATION_SUBSETS):
+                sampling = replace(self._recipe.anatomy, subsets=((subset, 1.0),))
+                rng = np.random.default_rng([_VALIDATION_SEED, number])
+                made.append((subset, _as_batch(make_sample(head, rng, sampling))))
+        return tuple(made)
+
+    def close(self) -> None:
+        """End the background process."""
+        self._ahead.close()
+
+
+def head_paths(folder: Path, heads: tuple[int, ...]) -> tuple[Path, ...]:
+    """Files ``head_XX.npz`` of some heads that are there.
+
+    Raises
+    ------
+    InputError
+        If none of them is.
+    """
+    paths = tuple(folder / f"head_{number:02d}.npz" for number in heads)
+    there = tuple(path for path in paths if path.is_file())
+    if not there:
+        raise InputError(f"{folder} has none of {', '.join(path.name for path in paths)}")
+    return there
+
+
+def score_anatomy(logits: Tensor, batch: Batch) -> dict[str, float]:
+    """Dice of brain, regions (mean of those present) and nuclei, and share of right sides."""
+    classes, right, paired = batch.targets
+    n_classes = len(REGIONS) + 2
+    predicted = logits[:, :n_classes].argmax(dim=1)
+    both = torch.bincount(
+        (classes.long() * n_classes + predicted).flatten(), minlength=n_classes**2
+    ).reshape(n_classes, n_classes)
+    overlap, sizes = both.diagonal().double(), (both.sum(0) + both.sum(1)).double()
+    present = both.sum(1) > 0
+    dice = (2 * overlap / sizes.clamp(min=1)).cpu().numpy()
+    regions = [n + 1 for n in range(len(REGIONS)) if bool(present[n + 1])]
+    nuclei = [n for n in regions if REGIONS[n - 1].base in NUCLEUS_BASES]
+    brain = 2 * both[1:, 1:].sum() / (both[1:].sum() + both[:, 1:].sum()).clamp(min=1)
+    side = ((logits[:, n_classes] > 0) == right)[paired]
+    return {
+        "brain": float(brain),
+        "regions": float(np.mean(dice[regions])) if regions else 0.0,
+        "nuclei": float(np.mean(dice[nuclei])) if nuclei else 0.0,
+        "side": float(side.float().mean()) if side.numel() else 1.0,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Sample of a step, as small arrays that travel fast between processes."""
+
+    source: Source
+
+    def __call__(self, step: int) -> AnatomySample:
+        heads = _loaded_heads(self.source)
+        rng = np.random.default_rng([self.source.seed, step])
+        sample = make_sample(heads[int(rng.integers(len(heads)))], rng, self.source.sampling)
+        return replace(sample, inputs=sample.inputs.astype(np.float16))
+
+
+def _start_worker(source: Source) -> None:
+    # Ctrl-C reaches the whole group; the parent decides when this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _loaded_heads(source)
+
+
+def _loaded_heads(source: Source) -> list[Head]:
+    if [head.name for head in _heads] != [path.stem for path in source.paths]:
+        _heads[:] = [load_head(path) for path in source.paths]
+    return _heads
+
+
+def _as_batch(sample: AnatomySample) -> Batch:
+    def tensor(array: npt.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)[None])
+
+    inputs = tensor(sample.inputs).float()
+    return Batch(inputs, (tensor(sample.classes), tensor(sample.right), tensor(sample.paired)))

@@ -1,0 +1,288 @@
+"""From checkpoints to the released folder, and back.
+
+    anatomy/last.pt  ─┐                       ┌─▶ anatomy.onnx, findings.onnx   (run without torch)
+    findings/last.pt ─┴─▶ half-precision EMA ─┼─▶ weights.safetensors           (train on, GPU)
+                                              └─▶ manifest.json, MODEL_CARD.md
+
+Both forms hold the same half-precision numbers: the weights are rounded first, then written
+twice. There is no pickle in the folder.
+"""
+
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
+
+from deepmir.errors import TrainingError, WeightsError
+from deepmir.labels import Finding
+from deepmir.model.predict_torch import load_network
+from deepmir.model.unet import UNet, build_network, spec_from_json, spec_to_json
+from deepmir.model.weights import (
+    CARD_FILE,
+    ONNX_FILES,
+    TRAINABLE_FILE,
+    ModelCard,
+    Part,
+    Weights,
+    load_weights,
+    write_manifest,
+)
+from deepmir.training.fit import State, read_checkpoint
+from deepmir.training.recipes import Recipe, recipe_from_json
+
+OPSET = 17
+_HALF_MAX = 65504.0
+_SUMMARY = (
+    "Finds microbleeds, iron deposits and calcifications on T2w, SWI and QSM, and the regions "
+    "they lie in."
+)
+_LIMITS = (
+    "For research only: not a medical device. Trained on simulated scans alone; figures on real "
+    "scans with known findings are not there yet."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseNotes:
+    """What a release says of itself beside the numbers."""
+
+    name: str = "deepmir-released"
+    version: str = "0.1.0"
+    code_version: str = ""
+    data: str = "simulated scans of 12 heads (SynthSeg label maps, Apache-2.0), no patient's scan"
+    thresholds: Mapping[Finding, float] = field(default_factory=lambda: dict.fromkeys(Finding, 0.5))
+    validation: Mapping[str, float] = field(default_factory=dict)
+    """Figures measured outside of training, such as lesion-wise sensitivity."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedPart:
+    """One part as its checkpoint holds it, weights rounded to half precision."""
+
+    part: Part
+    recipe: Recipe
+    step: int
+    scores: Mapping[str, float]
+    network: UNet
+
+
+# ---- out -----------------------------------------------------------------------------------
+
+
+def export_release(checkpoints: Mapping[Part, Path], out: Path, notes: ReleaseNotes) -> Weights:
+    """Write the released folder from the averaged weights of one checkpoint a part.
+
+    Raises
+    ------
+    TrainingError
+        If a checkpoint cannot be read or is of the other part.
+    WeightsError
+        If a part is missing, or the folder exceeds 16 MB.
+    OutputError
+        If the manifest cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [read_trained_part(part, path) for part, path in checkpoints.items()]
+    for trained in parts:
+        write_onnx(trained.network, out / ONNX_FILES[trained.part])
+    write_safetensors(parts, out / TRAINABLE_FILE)
+    (out / CARD_FILE).write_text(model_card(parts, notes), encoding="utf-8")
+    scores = {**_all_scores(parts), **notes.validation}
+    card = ModelCard(
+        summary=_SUMMARY,
+        training_data=notes.data,
+        evaluation=", ".join(f"{name} {value:.3f}" for name, value in scores.items()),
+        limits=_LIMITS,
+    )
+    return write_manifest(
+        out,
+        name=notes.name,
+        version=notes.version,
+        thresholds=dict(notes.thresholds),
+        card=card,
+    )
+
+
+def read_trained_part(part: Part, checkpoint: Path) -> TrainedPart:
+    """Averaged weights of a checkpoint, rounded to half precision, in a network for inference.
+
+    Raises
+    ------
+    TrainingError
+        If the checkpoint cannot be read or is of the other part.
+    """
+    content = read_checkpoint(checkpoint)
+    recipe = recipe_from_json(str(content["recipe"]))
+    if recipe.part != part:
+        raise TrainingError(f"{checkpoint} is of the {recipe.part} part, wanted {part}")
+    network = build_network(spec_from_json(str(content["spec"])))
+    network.load_state_dict(half_rounded(content["ema"]))
+    network.eval()
+    return TrainedPart(part, recipe, int(content["step"]), dict(content["scores"]), network)
+
+
+def half_rounded(state: State) -> State:
+    """Weights with the values that half precision can hold, still float32."""
+    return {
+        name: value.clamp(-_HALF_MAX, _HALF_MAX).half().float()
+        if value.dtype.is_floating_point
+        else value
+        for name, value in state.items()
+    }
+
+
+def write_onnx(network: UNet, path: Path) -> None:
+    """Write a network as ONNX: input ``image``, output ``logits``, batch and space dynamic.
+
+    Initializers are stored in half precision behind a Cast, so that inference computes in
+    float32. The TorchScript exporter is used because the newer one needs a package more.
+    """
+    example = torch.zeros((1, network.spec.in_channels, *(4 * m for m in network.spec.multiple)))
+    axes = {0: "batch", 2: "i", 3: "j", 4: "k"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing notes and the exporter's age
+        torch.onnx.export(
+            network.eval(),
+            (example,),
+            str(path),
+            dynamo=False,
+            input_names=["image"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            do_constant_folding=False,
+            # PRESERVE: else batch normalisation is folded into weights that are then no longer
+            # those of the safetensors file.
+            training=torch.onnx.TrainingMode.PRESERVE,
+            dynamic_axes={"image": axes, "logits": axes},
+        )
+    model = onnx.load(str(path))
+    _store_half(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def _store_half(model: onnx.ModelProto) -> None:
+    """Replace float32 initializers by half-precision ones that are cast back."""
+    graph = model.graph
+    casts = []
+    for initializer in graph.initializer:
+        if initializer.data_type != TensorProto.FLOAT:
+            continue
+        name = initializer.name
+        half = numpy_helper.from_array(
+            numpy_helper.to_array(initializer).astype("float16"), f"{name}.half"
+        )
+        initializer.CopyFrom(half)
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def write_safetensors(parts: list[TrainedPart], path: Path) -> None:
+    """Write the weights of all parts in half precision, with their specs in the header."""
+    tensors: State = {}
+    header: dict[str, str] = {}
+    for trained in parts:
+        header[trained.part] = spec_to_json(trained.network.spec)
+        for name, value in trained.network.state_dict().items():
+            stored = value.half() if value.dtype.is_floating_point else value
+            tensors[f"{trained.part}.{name}"] = stored.contiguous()
+    save_file(tensors, str(path), metadata=header)
+
+
+def _all_scores(parts: list[TrainedPart]) -> dict[str, float]:
+    return {
+        f"{trained.part} {name}": value
+        for trained in parts
+        for name, value in trained.scores.items()
+    }
+
+
+def model_card(parts: list[TrainedPart], notes: ReleaseNotes) -> str:
+    """Model card in Markdown: what it is for, how it was made, what was measured."""
+    lines = [
+        f"# {notes.name} {notes.version}",
+        "",
+        _SUMMARY,
+        "",
+        f"**{_LIMITS}**",
+        "",
+        f"- Training data: {notes.data}",
+        f"- Code: deepmir {notes.code_version or 'unknown version'}",
+        f"- Thresholds: {', '.join(f'{f.name} {t:g}' for f, t in notes.thresholds.items())}",
+    ]
+    for trained in parts:
+        lines += ["", *_part_card(trained)]
+    if notes.validation:
+        lines += ["", "## Measured after training", "", "| figure | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.3f} |" for name, value in notes.validation.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _part_card(trained: TrainedPart) -> list[str]:
+    recipe, spec = trained.recipe, trained.network.spec
+    count = sum(value.numel() for value in trained.network.parameters())
+    lines = [
+        f"## {trained.part} part",
+        "",
+        f"- U-Net of {spec.levels} levels, {'-'.join(map(str, spec.filters))}, "
+        f"{spec.norm} normalisation, {count / 1e6:.2f} million weights",
+        f"- Recipe {recipe.name}, seed {recipe.optimisation.seed}, {trained.step} steps of "
+        f"{recipe.optimisation.batch_size}; weights are their moving average",
+        f"- Heads that trained: {', '.join(map(str, recipe.train_heads))}; that validated: "
+        f"{', '.join(map(str, recipe.validation_heads))}",
+    ]
+    if not trained.scores:
+        return lines
+    table = [f"| {name} | {value:.3f} |" for name, value in trained.scores.items()]
+    return [*lines, "", "| validation while training | value |", "|---|---|", *table]
+
+
+# ---- back ----------------------------------------------------------------------------------
+
+
+def load_trainable(folder: Path, part: Part) -> UNet:
+    """Read a released part as a network that can be trained on.
+
+    Raises
+    ------
+    WeightsError
+        If the folder is missing or damaged, or has no such part.
+    """
+    return load_network(load_weights(folder), part)
+
+
+def initial_state(folder: Path, recipe: Recipe) -> State:
+    """Released weights for a recipe to start from.
+
+    Raises
+    ------
+    WeightsError
+        If they cannot be read, or the recipe's network is another one.
+    """
+    network = load_trainable(folder, recipe.part)
+    if network.spec != recipe.network:
+        raise WeightsError(
+            f"the {recipe.part} part of {folder} is a network of {network.spec.filters}, recipe "
+            f"{recipe.name} wants {recipe.network.filters}; change the recipe or start at random"
+        )
+    return network.state_dict()
+
+
+def _main() -> None:
+    """Export two checkpoints: ``python -m deepmir.training.export ANATOMY FINDINGS OUT``."""
+    anatomy, findings, out = (Path(argument) for argument in sys.argv[1:4])
+    notes = ReleaseNotes(code_version=version("deepmir"))
+    export_release({"anatomy": anatomy, "findings": findings}, out, notes)
+
+
+if __name__ == "__main__":
+    _main()

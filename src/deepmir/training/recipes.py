@@ -1,0 +1,159 @@
+"""Recipes: everything that decides a training run, as data.
+
+A recipe is one TOML file; the package brings `release-anatomy` and `release-findings`. An
+unknown key is an error. The resolved recipe is stored in every checkpoint.
+"""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from deepmir.errors import ConfigError
+from deepmir.model.unet import UNetSpec
+from deepmir.training.anatomy_samples import AnatomySampling
+from deepmir.training.patches import PatchSampling
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class OptimisationConfig:
+    """How the weights move."""
+
+    steps: int = Field(gt=0)
+    """Length of the whole schedule; the learning rate falls along a cosine to almost zero."""
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    """Moving average of the weights; these are what is validated and released."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    bf16: bool = True
+    """Run the network in bfloat16 where autocast allows it; losses stay in float32."""
+    seed: int = Field(default=1, ge=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class LossConfig:
+    """Parts of the findings loss."""
+
+    focal_gamma: float = Field(default=0.0, ge=0)
+    class_weights: tuple[float, float, float, float] | None = None
+    dice_weight: float = Field(default=1.0, ge=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class ScheduleConfig:
+    """What happens beside the steps."""
+
+    log_every: int = Field(default=20, gt=0)
+    validate_every: int = Field(default=250, gt=0)
+    checkpoint_every: int = Field(default=250, gt=0)
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
+    prefetch: int = Field(default=4, gt=0)
+    """Batches made ahead by a background worker."""
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Recipe:
+    """One training run of one part of the network."""
+
+    name: str
+    part: Literal["anatomy", "findings"]
+    network: UNetSpec
+    optimisation: OptimisationConfig
+    train_heads: tuple[int, ...] = tuple(range(1, 13))
+    validation_heads: tuple[int, ...] = (13, 14)
+    """Heads are split, not images: what validates has never trained."""
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    anatomy: AnatomySampling = Field(default_factory=AnatomySampling)
+    findings: PatchSampling = Field(default_factory=PatchSampling)
+
+
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of the recipes that come with the package."""
+    folder = files("deepmir.training").joinpath("recipes")
+    return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
+
+
+def read_recipe(name_or_path: str | Path) -> Recipe:
+    """Read a recipe by its name in the package or by the path of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, it is not TOML, has an unknown key or a value out of range, or the
+        same head trains and validates.
+    """
+    if str(name_or_path) in recipe_names():
+        source = files("deepmir.training").joinpath("recipes", f"{name_or_path}.toml")
+        return parse_recipe(source.read_text(encoding="utf-8"), origin=str(name_or_path))
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no recipe {name_or_path}; give a TOML file or one of "
+            f"{', '.join(recipe_names())}"
+        )
+    return parse_recipe(path.read_text(encoding="utf-8"), origin=str(path))
+
+
+def parse_recipe(text: str, *, origin: str) -> Recipe:
+    """Check the text of a recipe; `origin` names it in messages.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`read_recipe`.
+    """
+    try:
+        recipe = _ADAPTER.validate_python(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {origin} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"recipe {origin}: {_first_complaint(error)}") from error
+    both = set(recipe.train_heads) & set(recipe.validation_heads)
+    if both:
+        raise ConfigError(f"recipe {origin}: heads {sorted(both)} both train and validate")
+    return recipe
+
+
+def recipe_as_json(recipe: Recipe) -> str:
+    """Resolved recipe as JSON text, for checkpoints and the model card."""
+    return _ADAPTER.dump_json(recipe).decode()
+
+
+def recipe_from_json(text: str) -> Recipe:
+    """Recipe stored in a checkpoint.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not a recipe of this version.
+    """
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"stored recipe: {_first_complaint(error)}") from error
+
+
+def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
+    """Resolved recipe as plain values."""
+    return cast(dict[str, Any], _ADAPTER.dump_python(recipe, mode="json"))
+
+
+def _first_complaint(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        return f"unknown setting {where}"
+    return f"setting {where} = {first.get('input')!r}: {first['msg']}"
