@@ -14,10 +14,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
+from nibabel.nifti1 import Nifti1Image
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
-from deepmir.simulation import atlas, anatomy
+from deepmir.simulation import anatomy, atlas
 
 DATA = Path(__file__).parents[1] / "src/deepmir/simulation/data"
 # number in the template's parcellation: FreeSurfer number
@@ -42,12 +44,12 @@ DENTATE_HALF_MM = (5.0, 9.0, 6.5)
 MARS_NOTICE = (
     "MIT License Copyright (c) 2023 vsundaresan Permission is hereby granted, free of charge, "
     "to any person obtaining a copy of this software and associated documentation files (the "
-    "\"Software\"), to deal in the Software without restriction, including without limitation the "
+    '"Software"), to deal in the Software without restriction, including without limitation the '
     "rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of "
     "the Software, and to permit persons to whom the Software is furnished to do so, subject to "
     "the following conditions: The above copyright notice and this permission notice shall be "
     "included in all copies or substantial portions of the Software. THE SOFTWARE IS PROVIDED "
-    "\"AS IS\", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO "
+    '"AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO '
     "THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. "
     "IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR "
     "OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF "
@@ -59,7 +61,7 @@ ICBM_NOTICE = (
     "this software and its documentation for any purpose and without fee is hereby granted, "
     "provided that the above copyright notice appear in all copies. The authors and McGill "
     "University make no representations about the suitability of this software for any purpose. "
-    "It is provided \"as is\" without express or implied warranty. The authors are not "
+    'It is provided "as is" without express or implied warranty. The authors are not '
     "responsible for any data loss, equipment damage, property loss, or injury to subjects or "
     "patients resulting from the use or misuse of this software package."
 )
@@ -74,7 +76,7 @@ def main() -> None:
     regions = anatomy.assign_regions(labels, mars)
     regions[np.isin(labels, atlas.NUCLEI[:4])] = 1
     stored = np.stack([to_stored(labels), regions], axis=-1).astype(np.uint8)
-    image = nib.Nifti1Image(stored, template.affine)
+    image = Nifti1Image(stored, template.affine)
     image.set_qform(template.affine, 4)
     image.set_sform(template.affine, 4)
     image.header.set_xyzt_units("mm")
@@ -87,12 +89,14 @@ def main() -> None:
         print(dict(zip(*(a.tolist() for a in np.unique(volume, return_counts=True)), strict=True)))
 
 
-def world_x(shape, affine):
+def world_x(shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Millimetres to the right of the midline, (I, 1, 1); the template has no rotation."""
     return (affine[0, 0] * np.arange(shape[0]) + affine[0, 3])[:, None, None]
 
 
-def template_labels(shared, template, mars):
+def template_labels(
+    shared: Path, template: Nifti1Image, mars: npt.NDArray[np.uint16]
+) -> npt.NDArray[np.uint16]:
     """FreeSurfer numbers and nuclei of the template, (I, J, K) uint16."""
     parcels = np.asanyarray(nib.load(shared / "templates/1mm_parc.nii.gz").dataobj)
     t1 = template.get_fdata()
@@ -118,7 +122,7 @@ def template_labels(shared, template, mars):
     return with_dentate(labels, template.affine)
 
 
-def cit168(shared):
+def cit168(shared: Path) -> Nifti1Image:
     """Likeliest nucleus where its probability is at least one half, as our numbers."""
     image = nib.load(shared / "atlases/CIT168/CIT168.nii.gz")
     coded = np.asanyarray(image.dataobj)
@@ -127,25 +131,27 @@ def cit168(shared):
     table[list(CIT168)] = list(CIT168.values())
     first, second = table[coded["R"]], table[coded["G"]]
     probability = coded["B"].astype(int) + np.where(first == second, coded["A"].astype(int), 0)
-    return nib.Nifti1Image(np.where(probability >= 128, first, 0).astype(np.uint16), image.affine)
+    return Nifti1Image(np.where(probability >= 128, first, 0).astype(np.uint16), image.affine)
 
 
-def midbrain(shared, template):
+def midbrain(shared: Path, template: Nifti1Image) -> npt.NDArray[np.bool_]:
     """Ventral diencephalon: what lies between nigra, red and subthalamic nucleus, hypothalamus."""
     image = nib.load(shared / "atlases/CIT168/CIT168.nii.gz")
     coded = np.asanyarray(image.dataobj)
     nuclei = np.isin(coded["R"], VENTRAL_CIT168) & (coded["B"] >= 64)
-    on_grid = on_template(nib.Nifti1Image(nuclei.astype(np.uint8), image.affine), template) > 0
+    on_grid = on_template(Nifti1Image(nuclei.astype(np.uint8), image.affine), template) > 0
     near = ndimage.distance_transform_edt(~on_grid) <= 5
     return ndimage.distance_transform_edt(near) > 4
 
 
-def on_template(image, template):
+def on_template(image: Nifti1Image, template: Nifti1Image) -> npt.NDArray[np.uint16]:
     """Nearest-neighbour resampling onto the template's grid."""
     return np.asanyarray(resample_from_to(image, template, order=0).dataobj)
 
 
-def with_dentate(labels, affine):
+def with_dentate(
+    labels: npt.NDArray[np.uint16], affine: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint16]:
     """Add the dentate nuclei: a crumpled shell, open towards the fourth ventricle."""
     ijk = np.stack(np.meshgrid(*(np.arange(n) for n in labels.shape), indexing="ij"), axis=-1)
     mm = ijk @ affine[:3, :3].T + affine[:3, 3]
@@ -166,23 +172,23 @@ def with_dentate(labels, affine):
     return out
 
 
-def mars_regions(shared, template):
+def mars_regions(shared: Path, template: Nifti1Image) -> npt.NDArray[np.uint16]:
     """MARS numbers 1 to 13 on the template's grid, (I, J, K); they are stored squared."""
     image = nib.load(shared / "atlases/MARS_regions/MARS_scale_parcellation_map_mni.nii.gz")
     mars = np.rint(np.sqrt(image.get_fdata())).astype(np.uint8)
-    return on_template(nib.Nifti1Image(mars, image.affine), template)
+    return on_template(Nifti1Image(mars, image.affine), template)
 
 
-def to_stored(labels):
-    """The same with the nuclei as 91 to 96, so that a byte holds them."""
+def to_stored(labels: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """Renumber the nuclei 91 to 96, so that a byte holds them."""
     stored = labels.copy()
     for number, code in zip(atlas.NUCLEI, atlas.STORED_NUCLEI, strict=True):
         stored[labels == number] = code
     return stored
 
 
-def sidecar():
-    """What the file holds, where it comes from, on which terms."""
+def sidecar() -> dict[str, object]:
+    """Say what the file holds, where it comes from, on which terms."""
     return {
         "Description": "Atlas in MNI ICBM 2009c asymmetric space, 1 mm",
         "Volumes": [

@@ -1,8 +1,12 @@
 """Shared phantoms. No two axes have equal length or spacing, so a swapped axis fails."""
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,3 +74,47 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}; DEEPMIR_SHARED names it elsewhere")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a hand-made network whose answers are known: see ``tiny_network.py``."""
+    return load_test_module("tiny_network").build_tiny_weights(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def phantom_person() -> Callable[..., Any]:
+    """Maker of scans that the tiny network segments exactly: see ``phantom_person.py``."""
+    return load_test_module("phantom_person").phantom_person
+
+
+def load_test_module(name: str) -> ModuleType:
+    """Import a module of this folder, which pytest leaves off the path."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def scan_files(tmp_path_factory: pytest.TempPathFactory, phantom_person) -> dict[str, Path]:
+    """Files of one person for the tiny network: swi, qsm, t2w, truth, mask; never to be changed."""
+    folder, person = tmp_path_factory.mktemp("person"), phantom_person()
+    images = {
+        "swi": (person.scans.swi.data, "sub-01_swi.nii.gz"),
+        "qsm": (person.scans.chimap.data, "sub-01_Chimap.nii.gz"),
+        "t2w": (person.scans.t2w.data, "sub-01_T2w.nii.gz"),
+        "truth": (person.findings, "sub-01_truth.nii.gz"),
+        "mask": (person.brain.astype(np.uint8), "sub-01_mask.nii.gz"),
+    }
+    files = {}
+    for name, (data, file_name) in images.items():
+        files[name] = folder / file_name
+        image = Nifti1Image(data, person.scans.swi.affine)
+        image.set_sform(person.scans.swi.affine, code=1)
+        image.set_qform(person.scans.swi.affine, code=1)
+        image.to_filename(files[name])
+    return files

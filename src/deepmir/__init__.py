@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from deepmir.io.nifti import read_volume
     from deepmir.labels import Finding
     from deepmir.lesions import Lesion
-    from deepmir.pipeline import SubjectResult, measure, segment, write_result
+    from deepmir.pipeline import measure, segment
+    from deepmir.result import SubjectResult, write_result
     from deepmir.simulation.cohort import simulate_cohort as simulate
     from deepmir.volume import Modality, Scans, Volume
 
@@ -70,7 +71,7 @@ _HOMES = {
     "Modality": "deepmir.volume",
     "OutputError": "deepmir.errors",
     "Scans": "deepmir.volume",
-    "SubjectResult": "deepmir.pipeline",
+    "SubjectResult": "deepmir.result",
     "TrainingError": "deepmir.errors",
     "UnitError": "deepmir.errors",
     "Volume": "deepmir.volume",
@@ -80,7 +81,7 @@ _HOMES = {
     "read_volume": "deepmir.io.nifti",
     "segment": "deepmir.pipeline",
     "simulate": "deepmir.simulation.cohort:simulate_cohort",
-    "write_result": "deepmir.pipeline",
+    "write_result": "deepmir.result",
 }
 """Where each public name lives (PEP 562): ``module`` or ``module:name there``."""
 

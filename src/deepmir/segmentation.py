@@ -4,7 +4,6 @@ Slices are never resampled. In plane the grid is resampled only where its voxel 
 0.6 to 1.0 mm; what comes back onto the native grid are probabilities, never labels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +15,14 @@ from deepmir.geometry import Grid
 from deepmir.labels import Finding
 from deepmir.model.predict import (
     WINDOW_MULTIPLE,
-    Network,
     bounding_box,
     open_network,
     predict_windows,
 )
 from deepmir.model.weights import Weights
 from deepmir.preprocessing.resample import along_axis, interpolate_axis
-from deepmir.preprocessing.run import Prepared
-from deepmir.volume import BoolMap, FloatMap
+from deepmir.preprocessing.run import Prepared, Progress, ignore_progress
+from deepmir.volume import FloatMap
 
 IN_PLANE_MM = (0.6, 1.0)
 """Voxel sizes in plane that the findings part takes as they are."""
@@ -54,7 +52,7 @@ def segment_findings(
     weights: Weights,
     config: Config,
     *,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress = ignore_progress,
 ) -> Segmentation | None:
     """Find microbleeds, iron deposits and calcifications inside the brain mask.
 
@@ -77,25 +75,154 @@ def segment_findings(
         return None
     thresholds = resolve_thresholds(weights, config.segment)
     plan = plan_grid(prepared.grid)
-    margin = _in_native_order(WINDOW_MULTIPLE, plan)
-    box = bounding_box(prepared.brain_mask, margin=margin)
-    network = open_network(weights, "findings", config.segment)
-
-    def windows_done(share: float) -> None:
-        if progress is not None:
-            progress("segment", share)
-
-    found = _probabilities(
-        prepared,
-        box,
-        network=network,
-        plan=plan,
+    box = bounding_box(prepared.brain_mask, margin=_margin(plan))
+    mask = prepared.brain_mask[box]
+    probabilities = predict_windows(
+        open_network(weights, "findings", config.segment),
+        findings_input(prepared, box, plan),
         window=weights.manifest.inputs.findings_window,
         overlap=config.segment.overlap,
-        progress=windows_done,
+        where=to_findings_grid(mask.astype(np.float32), plan) > 0,
+        progress=lambda share: progress("segment", share),
     )
-    mask = prepared.brain_mask[box]
+    found = to_native_grid(probabilities[1:], plan, mask.shape)
     if not has_chimap:
         found = without_calcification(found)
-    labels = label_findings(found, thresholds, mask)
-    return _in_full(labels, found * mask, box=box, prepared=prepared, thresholds=thresholds)
+    found *= mask
+    return _in_full(found, thresholds, box=box, shape=prepared.grid.shape)
+
+
+def plan_grid(grid: Grid) -> FindingsGrid:
+    """Choose the findings part's grid for a native grid: the thickest axis becomes K.
+
+    Examples
+    --------
+    >>> sagittal = Grid((40, 256, 256), np.diag([3.0, 0.5, 0.9, 1.0]))
+    >>> plan_grid(sagittal)
+    FindingsGrid(order=(2, 1, 0), spacing_mm=(0.9, 0.5, 3.0), target_mm=(0.9, 0.6, 3.0))
+    """
+    spacing = grid.spacing_mm
+    thickest = int(np.argmax(spacing))
+    order = [0, 1, 2]
+    if spacing[thickest] > _THICKEST_BY * spacing[2]:
+        order[thickest], order[2] = 2, thickest
+    i, j, k = (spacing[axis] for axis in order)
+    low, high = IN_PLANE_MM
+    target = (min(max(i, low), high), min(max(j, low), high), k)
+    return FindingsGrid((order[0], order[1], order[2]), (i, j, k), target)
+
+
+def findings_input(
+    prepared: Prepared, box: tuple[slice, slice, slice], plan: FindingsGrid
+) -> FloatMap:
+    """Input of the findings part for a box of the native grid: (8, I, J, K) on its own grid.
+
+    T2w, swi, Chimap; one plane each that says whether it is there; probability of brain, and
+    of basal ganglia.
+    """
+    maps = [
+        *(prepared.channels[index][box] for index in range(3)),
+        prepared.brain_probability[box],
+        prepared.basal_ganglia_probability[box],
+    ]
+    first = to_findings_grid(maps[0], plan)
+    stack = np.empty((8, *first.shape), dtype=np.float32)
+    stack[0] = first
+    for index, image in zip((1, 2, 6, 7), maps[1:], strict=True):
+        stack[index] = to_findings_grid(image, plan)
+    for index, present in enumerate(prepared.present):
+        stack[3 + index] = present
+    return stack
+
+
+def to_findings_grid(image: FloatMap, plan: FindingsGrid) -> FloatMap:
+    """Bring an image (I, J, K) of the native grid onto the findings part's grid, linearly."""
+    result = image.transpose(plan.order)
+    for axis in (0, 1):
+        ratio = plan.target_mm[axis] / plan.spacing_mm[axis]
+        if ratio != 1:
+            n = max(round(result.shape[axis] / ratio), 1)
+            result = interpolate_axis(result, along_axis(n, ratio), axis=axis)
+    return result
+
+
+def to_native_grid(probabilities: FloatMap, plan: FindingsGrid, shape: tuple[int, ...]) -> FloatMap:
+    """Bring probabilities (C, I, J, K) back onto a native grid of `shape`, linearly."""
+    result = probabilities
+    for axis in (0, 1):
+        ratio = plan.spacing_mm[axis] / plan.target_mm[axis]
+        if ratio != 1:
+            places = along_axis(shape[plan.order[axis]], ratio)
+            result = interpolate_axis(result, places, axis=axis + 1)
+    i, j, k = np.argsort(plan.order) + 1
+    return np.ascontiguousarray(result.transpose(0, int(i), int(j), int(k)))
+
+
+def without_calcification(probabilities: FloatMap) -> FloatMap:
+    """Add the probability of CALCIFICATION to that of CMB, of (3, I, J, K); the input stays."""
+    merged = probabilities.copy()
+    merged[Finding.CMB - 1] += merged[Finding.CALCIFICATION - 1]
+    merged[Finding.CALCIFICATION - 1] = 0
+    return merged
+
+
+def label_findings(
+    probabilities: FloatMap, thresholds: dict[Finding, float]
+) -> npt.NDArray[np.uint8]:
+    """Label each voxel with the finding that is furthest above its threshold, else 0.
+
+    Examples
+    --------
+    >>> probabilities = np.array([0.5, 0.45, 0.05], dtype=np.float32).reshape(3, 1, 1, 1)
+    >>> thresholds = {Finding.CMB: 0.4, Finding.IRON: 0.3, Finding.CALCIFICATION: 0.5}
+    >>> int(label_findings(probabilities, thresholds)[0, 0, 0]) == Finding.IRON
+    True
+    """
+    limits = np.array([thresholds[finding] for finding in Finding], dtype=np.float32)
+    margins = probabilities - limits[:, None, None, None]
+    best = margins.argmax(axis=0)
+    labels = np.where(margins.max(axis=0) >= 0, best + 1, 0)
+    return labels.astype(np.uint8)
+
+
+def resolve_thresholds(weights: Weights, config: SegmentConfig) -> dict[Finding, float]:
+    """Threshold of each finding: the config's where it has one, else the weights' own.
+
+    Raises
+    ------
+    ConfigError
+        If the config names an unknown finding, or a threshold is not above 0 and up to 1.
+    """
+    thresholds = weights.thresholds
+    for name, value in (config.thresholds or {}).items():
+        if name not in Finding.__members__:
+            raise ConfigError(
+                f"unknown finding {name!r} in segment.thresholds; known are "
+                f"{', '.join(Finding.__members__)}"
+            )
+        if not 0 < value <= 1:
+            raise ConfigError(f"segment.thresholds.{name} is {value}, wanted above 0 and up to 1")
+        thresholds[Finding[name]] = value
+    return thresholds
+
+
+def _margin(plan: FindingsGrid) -> tuple[int, int, int]:
+    """Return the margin of a window's smallest step, in native voxels along the native axes."""
+    margin = [0, 0, 0]
+    for axis, step in zip(plan.order, WINDOW_MULTIPLE, strict=True):
+        margin[axis] = step
+    return margin[0], margin[1], margin[2]
+
+
+def _in_full(
+    found: FloatMap,
+    thresholds: dict[Finding, float],
+    *,
+    box: tuple[slice, slice, slice],
+    shape: tuple[int, int, int],
+) -> Segmentation:
+    findings = np.zeros(shape, dtype=np.uint8)
+    findings[box] = label_findings(found, thresholds)
+    probabilities = np.zeros((3, *shape), dtype=np.float16)
+    probabilities[(slice(None), *box)] = found
+    return Segmentation(findings, probabilities, thresholds)

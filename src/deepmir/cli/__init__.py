@@ -87,7 +87,11 @@ def _complain(error: Exception, *, verbose: bool, hint: str) -> None:
     if verbose:
         traceback.print_exception(error)
     text = str(error) if isinstance(error, DeepmirError) else f"{type(error).__name__}: {error}"
-    print(f"deepmir: {text}{hint}", file=sys.stderr)
+    print(f"deepmir: {_one_line(text)}{hint}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines())
 
 
 def _print_any_file_name() -> None:

@@ -42,20 +42,29 @@ def run(
     place, susceptibility and contrast are measured anew; the grade is "definite" unless the
     scans cannot tell.
     """
-    from deepmir.pipeline import PersonScans, measure_to_folder
+    from deepmir import pipeline
+    from deepmir.result import reserve
 
-    scans = PersonScans(swi=swi, qsm=qsm, t2w=t2w, brain_mask=brain_mask, qsm_unit=qsm_unit)
-    with show_progress(quiet=quiet) as progress:
-        result = measure_to_folder(
+    settings = options.resolve_config(config, device=device)
+    label = pipeline.PersonScans(swi=swi, qsm=qsm, t2w=t2w, subject=subject).label
+    with (
+        reserve(out, label, overwrite=overwrite) as reserved,
+        show_progress(quiet=quiet) as progress,
+    ):
+        result = pipeline.measure(
             dseg,
-            scans,
-            out,
-            subject=subject,
-            config=options.resolve_config(config, device=device),
+            swi=swi,
+            qsm=qsm,
+            t2w=t2w,
+            brain_mask=brain_mask,
+            qsm_unit=qsm_unit,
+            subject=label,
+            config=settings,
             weights=weights,
-            overwrite=overwrite,
             progress=progress,
         )
+        progress("report", 0.0)
+        reserved.write(result, save_probabilities=False)
     show_notices(result.notices)
     if not quiet:
         show_summary(result, out / result.outputs.report)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deepmir.cli.console import count_text, show_table
 
 if TYPE_CHECKING:  # the stages are loaded when a verb runs, not for --help
-    from deepmir.pipeline import SubjectResult
+    from deepmir.result import SubjectResult
     from deepmir.volume import Notice
 
 

@@ -42,20 +42,28 @@ def run(
     Results lie on the grid of the SWI (else of the QSM, else of the T2w). Start with the page
     OUT/sub-LABEL.html.
     """
-    from deepmir.pipeline import PersonScans, segment_to_folder
+    from deepmir import pipeline
+    from deepmir.result import reserve
 
-    scans = PersonScans(swi=swi, qsm=qsm, t2w=t2w, brain_mask=brain_mask, qsm_unit=qsm_unit)
-    with show_progress(quiet=quiet) as progress:
-        result = segment_to_folder(
-            scans,
-            out,
-            subject=subject,
-            config=options.resolve_config(config, device=device),
+    settings = options.resolve_config(config, device=device)
+    label = pipeline.PersonScans(swi=swi, qsm=qsm, t2w=t2w, subject=subject).label
+    with (
+        reserve(out, label, overwrite=overwrite) as reserved,
+        show_progress(quiet=quiet) as progress,
+    ):
+        result = pipeline.segment(
+            swi=swi,
+            qsm=qsm,
+            t2w=t2w,
+            brain_mask=brain_mask,
+            qsm_unit=qsm_unit,
+            subject=label,
+            config=settings,
             weights=weights,
-            save_probabilities=save_probabilities,
-            overwrite=overwrite,
             progress=progress,
         )
+        progress("report", 0.0)
+        reserved.write(result, save_probabilities=save_probabilities)
     show_notices(result.notices)
     if not quiet:
         show_summary(result, out / result.outputs.report)

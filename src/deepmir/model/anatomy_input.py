@@ -53,16 +53,16 @@ def _percentile_scaled(image: FloatMap) -> FloatMap:
     low, high = np.percentile(image[inside], (1, 99))
     scale = 1 / max(float(high - low), 1e-6)
     scaled = np.clip((np.where(inside, image, low) - low) * scale, 0, 1.5)
-    return scaled.astype(np.float32)
+    return np.asarray(scaled, dtype=np.float32)
 
 
 def class_of_regions(regions: npt.NDArray[np.integer], brain: BoolMap) -> npt.NDArray[np.uint8]:
     """Class index (I, J, K) of every voxel from its region number and the brain mask."""
-    table = np.full(RIGHT_OFFSET + 100, NO_REGION_CLASS, dtype=np.uint8)
+    table: npt.NDArray[np.uint8] = np.full(RIGHT_OFFSET + 100, NO_REGION_CLASS, dtype=np.uint8)
     for index, region in enumerate(REGIONS):
         for offset in (0, 100, RIGHT_OFFSET):
             table[region.base + offset] = index + 1
-    classes = table[regions]
+    classes: npt.NDArray[np.uint8] = table[regions]
     classes[(regions == 0) & ~brain] = OUTSIDE_CLASS
     return classes
 
@@ -74,7 +74,7 @@ def regions_of_classes(classes: npt.NDArray[np.integer], right: BoolMap) -> npt.
     for index, region in enumerate(REGIONS):
         left_table[index + 1] = region.base + (100 if region.paired else 0)
         right_table[index + 1] = region.base + (RIGHT_OFFSET if region.paired else 0)
-    return np.where(right, right_table[classes], left_table[classes])
+    return np.asarray(np.where(right, right_table[classes], left_table[classes]), dtype=np.uint8)
 
 
 def padded_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:

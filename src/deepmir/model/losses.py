@@ -42,7 +42,7 @@ def findings_loss(logits: Tensor, target: Tensor, parts: FindingsLoss) -> Tensor
     return ce + parts.dice_weight * _dice_loss(log_p.exp(), classes, first=1)
 
 
-def anatomy_loss(logits: Tensor, target: Tensor, right: Tensor, paired: Tensor) -> Tensor:
+def anatomy_loss(logits: Tensor, target: Tensor, *, right: Tensor, paired: Tensor) -> Tensor:
     """Cross-entropy and Dice of the anatomical classes plus the side of the body.
 
     Parameters

@@ -124,12 +124,12 @@ def check_spec(spec: UNetSpec) -> None:
         )
     if spec.strides[0] != (1, 1, 1):
         raise ConfigError(
-            f"the first level keeps the grid: stride (1, 1, 1), not {spec.strides[0]}"
+            f"the first level keeps the grid: wanted (1, 1, 1), got {spec.strides[0]}"
         )
 
 
 def findings_spec(filters: tuple[int, ...] = (16, 32, 64, 96)) -> UNetSpec:
-    """Findings part: 8 channels in, 4 out; down by 8 in plane and 4 along K in 4 levels.
+    """Spec of the findings part: 8 channels in, 4 out; down by 8 in plane, by 4 along K.
 
     Batch normalisation: the absolute susceptibility of a patch is what tells a microbleed
     from a vein, and instance normalisation would divide it away.
@@ -145,8 +145,8 @@ def findings_spec(filters: tuple[int, ...] = (16, 32, 64, 96)) -> UNetSpec:
     )
 
 
-def anatomy_spec(filters: tuple[int, ...] = (12, 24, 48, 64, 80, 96)) -> UNetSpec:
-    """Anatomy part: 6 channels in, 18 classes and the side out; down by 32 in 6 levels."""
+def anatomy_spec(filters: tuple[int, ...] = (16, 32, 48, 64, 80, 96)) -> UNetSpec:
+    """Spec of the anatomy part: 6 channels in, 18 classes and the side out; down by 32."""
     return UNetSpec(
         in_channels=6,
         out_channels=19,
@@ -158,7 +158,7 @@ def anatomy_spec(filters: tuple[int, ...] = (12, 24, 48, 64, 80, 96)) -> UNetSpe
 
 
 def build_network(spec: UNetSpec) -> UNet:
-    """Network of a spec with random weights from torch's global generator.
+    """Build the network of a spec with random weights from torch's global generator.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def build_network(spec: UNetSpec) -> UNet:
 
 
 def build_findings_network(spec: UNetSpec | None = None) -> UNet:
-    """Findings network whose three finding classes start rare.
+    """Build a findings network whose three finding classes start rare.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def build_findings_network(spec: UNetSpec | None = None) -> UNet:
 
 
 def build_anatomy_network(spec: UNetSpec | None = None) -> UNet:
-    """Anatomy network, all classes equal at the start.
+    """Build an anatomy network, all classes equal at the start.
 
     Raises
     ------

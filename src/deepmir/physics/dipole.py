@@ -16,7 +16,7 @@ from deepmir.volume import FloatMap
 
 
 def b0_direction(affine: Affine) -> tuple[float, float, float]:
-    """Unit vector of B0 (scanner z, superior) along the voxel axes I, J, K.
+    """Return the unit vector of B0 (scanner z, superior) along the voxel axes I, J, K.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def b0_direction(affine: Affine) -> tuple[float, float, float]:
 def dipole_kernel(
     shape: Shape, spacing_mm: Sequence[float], b0: Sequence[float], *, half: bool = True
 ) -> FloatMap:
-    """Unit dipole in the frequency domain, 0 at k = 0.
+    """Make the unit dipole in the frequency domain, 0 at k = 0.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def dipole_kernel(
     square[0, 0, 0] = 1.0
     kernel = np.float32(1 / 3) - along**2 / square
     kernel[0, 0, 0] = 0.0
-    return kernel.astype(np.float32)
+    return np.asarray(kernel, dtype=np.float32)
 
 
 def field_ppm(

@@ -25,7 +25,7 @@ from deepmir.model.predict import Network, bounding_box, sigmoid, softmax
 from deepmir.preprocessing.resample import along_axis, interpolate_axis, regrid, resample, upsample
 from deepmir.volume import BoolMap, FloatMap, Scans, Volume
 
-MIN_BRAIN_ML = 20.0
+MIN_BRAIN_ML = 5.0
 """Less brain than this in a scan means that the network did not find it."""
 _SLICES_AT_A_TIME = 4
 _CORNERS_TOO = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours
@@ -118,7 +118,7 @@ def _one_brain(coarse: CoarseAnatomy, reference: Volume) -> CoarseAnatomy:
     if volume_ml < MIN_BRAIN_ML:
         name = reference.name or f"the {reference.modality} scan"
         raise InputError(
-            f"found {volume_ml:.0f} ml of brain in {name}, wanted at least {MIN_BRAIN_ML:.0f} ml; "
+            f"found {volume_ml:.0f} ml of brain in {name}, wanted at least {MIN_BRAIN_ML:.0f}; "
             "check that it is a scan of a head and that its voxel size is right, or pass a "
             "--brain-mask"
         )

@@ -268,7 +268,11 @@ def _optimised(
         method.SetMetricSamplingPercentage(share, 1)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=step_mm, minStep=0.01, numberOfIterations=100, relaxationFactor=0.5
+        learningRate=step_mm,
+        minStep=0.005,
+        numberOfIterations=100,
+        relaxationFactor=0.8,  # 0.5 stopped 1 to 3 degrees short of large rotations
+        gradientMagnitudeTolerance=1e-8,
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(found, inPlace=True)
@@ -307,7 +311,7 @@ def _share_inside(inner: Grid, outer: Grid) -> float:
     raster = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
     raster = (raster * np.array(inner.shape) - 0.5).astype(np.float64)
     world = voxel_to_world(raster, inner.affine)
-    voxels = voxel_to_world(world, np.linalg.inv(outer.affine))
+    voxels = voxel_to_world(world, np.linalg.inv(outer.affine).astype(np.float64))
     inside = (voxels >= -0.5) & (voxels <= np.array(outer.shape) - 0.5)
     return float(inside.all(axis=1).mean())
 

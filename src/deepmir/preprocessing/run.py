@@ -23,7 +23,7 @@ from deepmir.preprocessing.register import Aligned, Alignment, align
 from deepmir.preprocessing.units import QsmUnit, to_ppm
 from deepmir.volume import BoolMap, FloatMap, Modality, Notice, Scans, Volume
 
-__all__ = ["Alignment", "Coverage", "Prepared", "Progress", "prepare"]
+__all__ = ["Alignment", "Coverage", "Prepared", "Progress", "ignore_progress", "prepare"]
 
 Progress = Callable[[str, float], None]
 """Told the stage at work and the share of it that is done, 0 to 1."""
@@ -69,7 +69,7 @@ class Prepared:
         return self.reference.grid
 
 
-def _ignore(stage: str, fraction: float) -> None:
+def ignore_progress(stage: str, fraction: float) -> None:
     """Tell nobody."""
 
 
@@ -80,7 +80,7 @@ def prepare(
     *,
     brain_mask: BoolMap | None = None,
     qsm_unit: QsmUnit | None = None,
-    progress: Progress = _ignore,
+    progress: Progress = ignore_progress,
 ) -> Prepared:
     """Bring the scans of one person onto the reference grid and scale them for the network.
 

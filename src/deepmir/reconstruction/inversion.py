@@ -16,7 +16,7 @@ InversionMethod = Literal["tkd", "closed-form"]
 def invert_tkd(
     local_ppm: FloatMap, spacing_mm: Sequence[float], b0: Sequence[float], *, threshold: float
 ) -> FloatMap:
-    """Truncated k-space division (Shmueli 2009, doi:10.1002/mrm.22135).
+    """Divide in k-space, truncated (Shmueli 2009, doi:10.1002/mrm.22135).
 
     With the correction of its systematic underestimation (Schweser 2013,
     doi:10.1002/mrm.24405).

@@ -63,7 +63,7 @@ def susceptibility_weighted(
 def minimum_intensity_projection(
     swi: FloatMap, spacing_mm: Sequence[float], *, slab_mm: float = 8.0
 ) -> FloatMap:
-    """Moving minimum over a slab of slices."""
+    """Project the least intensity of a moving slab of slices."""
     size = max(1, round(slab_mm / spacing_mm[2]))
     return np.asarray(ndimage.minimum_filter1d(swi, size, axis=2), dtype=np.float32)
 

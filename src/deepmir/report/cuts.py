@@ -50,9 +50,9 @@ class Plane(Enum):
 
     def cut(self, data: npt.NDArray[np.generic], index: int) -> Cut:
         """Take plane number `index` out of RAS+ `data` (I, J, K)."""
-        plane = np.take(data, index, axis=self.slice_axis)
+        plane: Cut = np.take(data, index, axis=self.slice_axis)
         rows_first = plane.T if self.axes[0] > self.axes[1] else plane
-        return rows_first[::-1, ::-1]
+        return np.flip(rows_first)
 
     def place(self, voxel: npt.NDArray[np.float64], shape: tuple[int, ...]) -> tuple[float, float]:
         """Row and column, in cells of the cut, of the centre of a voxel (i, j, k)."""

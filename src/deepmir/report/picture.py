@@ -104,7 +104,7 @@ class Window:
     def grey(self, values: npt.NDArray[np.float32]) -> Pixels:
         """Grey levels 0 to 255."""
         scale = 255 / max(self.high - self.low, 1e-12)
-        return np.clip((values - self.low) * scale, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip((values - self.low) * scale, 0, 255), dtype=np.uint8)
 
 
 def compose(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from deepmir.geometry import Affine
 from deepmir.physics.dipole import b0_direction, field_ppm
@@ -16,7 +17,7 @@ from deepmir.physics.signal import (
 )
 from deepmir.reconstruction.run import GradientEchoes
 from deepmir.reconstruction.swi import ComplexMap, limit_resolution
-from deepmir.simulation.lesions import DepositEffect, deposit_effect
+from deepmir.simulation.lesions import DepositEffect, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import Protocol
 from deepmir.simulation.scene import COARSE_MM, Scene, interpolate_axis
 from deepmir.simulation.tissue import (
@@ -40,7 +41,8 @@ class Acquisition:
 
     echoes: GradientEchoes
     echoes_without_deposits: GradientEchoes
-    t2w: FloatMap  # on the scan's grid (I, J, K)
+    t2w: FloatMap  # on the scan's grid, or on its own with `separate_t2w`
+    t2w_affine: Affine
     effects: tuple[DepositEffect | None, ...]  # one per deposit of the scene
     vein_fraction: FloatMap
     labels: IntMap
@@ -49,8 +51,14 @@ class Acquisition:
     affine: Affine
 
 
-def acquire(scene: Scene, protocol: Protocol, rng: np.random.Generator) -> Acquisition:
-    """Scan a person: every random number comes from `rng`, so a seed replays the scan."""
+def acquire(
+    scene: Scene, protocol: Protocol, rng: np.random.Generator, *, separate_t2w: bool = False
+) -> Acquisition:
+    """Scan a person: every random number comes from `rng`, so a seed replays the scan.
+
+    With `separate_t2w` the T2w has its own 1 mm grid, and the head moved a little before it;
+    else it lies on the scan's grid, perfectly registered.
+    """
     grid = _scan_grid(scene, protocol)
     tissue = sample_tissue_values(rng, b0_t=protocol.b0_t, age_years=scene.variation.age_years)
     veins = _sample_venous_blood(rng, protocol.b0_t)
@@ -58,14 +66,23 @@ def acquire(scene: Scene, protocol: Protocol, rng: np.random.Generator) -> Acqui
     effects = _deposit_effects(scene, protocol, grid)
     noise = _noise(clean, protocol, rng)
     affected = _apply_effects(clean, effects)
-    t2w = _t2w(scene, protocol, grid, tissue, fraction, effects, rng)
+    darkening = _t2w_darkening(fraction, effects)
+    t2w = _t2w(scene, protocol, tissue, None if separate_t2w else grid, rng)
+    if separate_t2w:
+        t2w = t2w * _from_scan(darkening, grid, t2w.shape)
+        t2w_affine = _small_motion(rng) @ scene.affine
+    else:
+        t2w, t2w_affine = t2w * darkening, grid.affine
+    t2w = _noisy_magnitude(t2w, protocol.t2w_snr, rng)
     labels, regions, brain = (
-        _nearest(image, grid) for image in (scene.labels, scene.regions, scene.brain)
+        _nearest(image, grid)
+        for image in (scene.labels, scene.regions, scene.brain.astype(np.uint8))
     )
     return Acquisition(
         echoes=_finish(affected, noise, protocol, grid),
         echoes_without_deposits=_finish(clean, noise, protocol, grid),
         t2w=t2w,
+        t2w_affine=t2w_affine,
         effects=effects,
         vein_fraction=fraction,
         labels=labels,
@@ -127,7 +144,7 @@ def _to_scan(image: FloatMap, grid: _ScanGrid) -> FloatMap:
     return image
 
 
-def _nearest(image: npt.NDArray[np.generic], grid: _ScanGrid) -> npt.NDArray[np.generic]:
+def _nearest(image: IntMap, grid: _ScanGrid) -> IntMap:
     for axis in range(3):
         at = grid.origin_mm[axis] + np.arange(grid.shape[axis]) * grid.spacing_mm[axis]
         image = np.take(image, np.clip(np.round(at).astype(int), 0, image.shape[axis] - 1), axis)
@@ -219,7 +236,7 @@ def _background_field(scene: Scene, grid: _ScanGrid) -> FloatMap:
     for axis in range(3):
         at = (_fine_axis(grid, axis) - scene.coarse_origin_mm[axis]) / COARSE_MM
         field = _spline_axis(field, at, axis)
-    return field
+    return np.asarray(field, dtype=np.float32)
 
 
 def _spline_axis(coefficients: FloatMap, at: npt.NDArray[np.float64], axis: int) -> FloatMap:
@@ -235,7 +252,7 @@ def _spline_axis(coefficients: FloatMap, at: npt.NDArray[np.float64], axis: int)
         part = np.take(coefficients, index, axis)
         part *= (weight / 6).reshape(form)
         total = part if total is None else np.add(total, part, out=total)
-    return coefficients if total is None else total
+    return coefficients if total is None else np.asarray(total, dtype=np.float32)
 
 
 def _low_order_fit(field: FloatMap, where: BoolMap) -> FloatMap:
@@ -287,20 +304,16 @@ def _noise(
 def _deposit_effects(
     scene: Scene, protocol: Protocol, grid: _ScanGrid
 ) -> tuple[DepositEffect | None, ...]:
-    return tuple(
-        deposit_effect(
-            deposit,
-            scene.labels,
-            shape=grid.shape,
-            spacing_mm=grid.spacing_mm,
-            origin_mm=grid.origin_mm,
-            b0_t=protocol.b0_t,
-            b0=grid.b0,
-            echo_times_s=protocol.echo_times_s,
-            spin_echo_time_s=protocol.t2w_echo_time_s,
-        )
-        for deposit in scene.deposits
+    scan = ScanGeometry(
+        shape=grid.shape,
+        spacing_mm=grid.spacing_mm,
+        origin_mm=grid.origin_mm,
+        b0_t=protocol.b0_t,
+        b0=grid.b0,
+        echo_times_s=protocol.echo_times_s,
+        spin_echo_time_s=protocol.t2w_echo_time_s,
     )
+    return tuple(deposit_effect(deposit, scene.labels, scan) for deposit in scene.deposits)
 
 
 def _apply_effects(
@@ -317,7 +330,7 @@ def _apply_effects(
 def _finish(
     signals: list[ComplexMap], noise: list[ComplexMap], protocol: Protocol, grid: _ScanGrid
 ) -> GradientEchoes:
-    noisy = [signal + extra for signal, extra in zip(signals, noise, strict=True)]
+    noisy: list[ComplexMap] = [signal + extra for signal, extra in zip(signals, noise, strict=True)]
     if protocol.k_space_share < 1:
         noisy = [limit_resolution(signal, share=protocol.k_space_share) for signal in noisy]
     return GradientEchoes(
@@ -332,13 +345,11 @@ def _finish(
 def _t2w(
     scene: Scene,
     protocol: Protocol,
-    grid: _ScanGrid,
     tissue: TissueValues,
-    vein_fraction: FloatMap,
-    effects: tuple[DepositEffect | None, ...],
+    grid: _ScanGrid | None,
     rng: np.random.Generator,
 ) -> FloatMap:
-    """Spin echo on the scan's grid: veins are flow voids, deposits shorten T2."""
+    """Spin echo without veins and deposits, on the scan's grid or (None) on the 1 mm grid."""
     amplitude = spin_echo_amplitude(
         lookup(scene.labels, tissue.proton_density),
         lookup(scene.labels, tissue.t1_s),
@@ -349,11 +360,37 @@ def _t2w(
     amplitude = ndimage.gaussian_filter(amplitude, protocol.t2w_blur_mm)
     shape = (amplitude.shape[0], amplitude.shape[1], amplitude.shape[2])
     amplitude *= 1 + texture(shape, rng, correlation_voxels=1.0, amplitude=0.04)
-    image = _to_scan(amplitude, grid) * (1 - 0.7 * np.minimum(vein_fraction, 1))
+    return amplitude if grid is None else _to_scan(amplitude, grid)
+
+
+def _t2w_darkening(vein_fraction: FloatMap, effects: tuple[DepositEffect | None, ...]) -> FloatMap:
+    """Share of the T2w signal that flow voids in veins and deposits leave, on the scan's grid."""
+    left = 1 - np.float32(0.7) * np.minimum(vein_fraction, 1)
     for effect in effects:
         if effect is not None:
-            image[effect.block] *= effect.spin_echo_factor
-    level = float(np.percentile(image, 75)) / protocol.t2w_snr
+            left[effect.block] *= effect.spin_echo_factor
+    return left
+
+
+def _from_scan(image: FloatMap, grid: _ScanGrid, shape: tuple[int, ...]) -> FloatMap:
+    """From the scan's grid to the 1 mm grid; linear."""
+    for axis, n in enumerate(shape):
+        at = (np.arange(n) - grid.origin_mm[axis]) / grid.spacing_mm[axis]
+        image = interpolate_axis(image, at, axis)
+    return image
+
+
+def _small_motion(rng: np.random.Generator) -> Affine:
+    """Head motion between two scans of one session: some millimetres and degrees."""
+    motion = np.eye(4)
+    motion[:3, :3] = Rotation.from_euler("xyz", rng.normal(0, 1.0, 3), degrees=True).as_matrix()
+    motion[:3, 3] = rng.normal(0, 1.0, 3)
+    return motion
+
+
+def _noisy_magnitude(image: FloatMap, snr: float, rng: np.random.Generator) -> FloatMap:
+    """Receive bias and Rician noise."""
+    bias = np.abs(_coil((image.shape[0], image.shape[1], image.shape[2]), rng))
+    level = np.float32(np.percentile(image, 75) / snr)
     noise = level * rng.standard_normal((2, *image.shape), dtype=np.float32)
-    bias = np.abs(_coil(grid.shape, rng))
     return np.asarray(np.hypot(image * bias + noise[0], noise[1]), dtype=np.float32)

@@ -17,16 +17,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
 from deepmir.errors import GeometryError, InputError, MissingPartError
 from deepmir.geometry import Affine, Grid, check_affine, spacing_mm
-from deepmir.labels import ALL_REGION_NUMBERS, LEFT_OFFSET, RIGHT_OFFSET
+from deepmir.labels import LEFT_OFFSET, RIGHT_OFFSET
 from deepmir.simulation.atlas import (
     DENTATE_LEFT,
     NUCLEI,
     Atlas,
     LabelMap,
+    Number,
     RegionMap,
     carry,
     class_maps,
@@ -34,7 +36,7 @@ from deepmir.simulation.atlas import (
     load_atlas,
     padded_box,
 )
-from deepmir.volume import BoolMap
+from deepmir.volume import BoolMap, FloatMap
 
 BONE, SKIN, SOFT_TISSUE = 515, 511, 507
 """Numbers of what lies outside the brain, as the training heads have them."""
@@ -66,6 +68,7 @@ _IN_WHITE = (5, 6, 7, 8, 9, 10, 11, 12, 13)
 _CISTERN_MM = 5  # CSF between parts of the brain closer than twice this belongs to its mask
 _TEMPLATE_CSF = 122  # darker than this is CSF on the template's T1
 _SHELLS_MM = ((2.5, _CSF), (9.0, BONE), (15.0, SOFT_TISSUE))  # outer distance from the brain
+_SKIN_MM = 3
 _SHELL_PAD = 19  # voxels added on every side for the shells, and a neck below
 _AIR_MM = (  # centre and half axes, MNI: sphenoid sinus, nasal cavity
     ((0.0, 22.0, -38.0), (11.0, 13.0, 9.0)),
@@ -137,12 +140,14 @@ def built_in_anatomy() -> Anatomy:
     is_white = _read_template("wm")[0][box] > _read_template("gm")[0][box]
     atlas = load_atlas()
     to_atlas = np.linalg.inv(atlas.affine) @ affine
-    overlaid, regions = (
-        ndimage.affine_transform(stored, to_atlas, output_shape=t1.shape, order=0)
-        for stored in (atlas.labels, atlas.regions)
+    overlaid = ndimage.affine_transform(
+        atlas.labels, to_atlas, output_shape=t1.shape, output=np.uint16, order=0
+    )
+    overlaid_regions = ndimage.affine_transform(
+        atlas.regions, to_atlas, output_shape=t1.shape, output=np.uint8, order=0
     )
     labels = _tissue_labels(t1, overlaid, is_white=is_white)
-    regions = assign_regions(labels, regions)
+    regions = assign_regions(labels, overlaid_regions)
     whole, moved = _add_shells(labels, affine)
     return Anatomy(
         labels=_with_nasal_air(whole, moved),
@@ -254,13 +259,14 @@ def brain_of(labels: LabelMap) -> BoolMap:
     return np.asarray(ndimage.binary_fill_holes(parts | enclosed))
 
 
-def _fill_nearest(values: np.ndarray, *, known: BoolMap, wanted: BoolMap) -> np.ndarray:  # type: ignore[type-arg]
-    """Value of the nearest `known` voxel at each `wanted` voxel, in their order; (n,)."""
+def _fill_nearest(
+    values: npt.NDArray[Number], *, known: BoolMap, wanted: BoolMap
+) -> npt.NDArray[Number]:
+    """Value of the nearest `known` voxel at each `wanted` voxel, in their order: (n,)."""
     if not known.any() or not wanted.any():
         return np.zeros(int(wanted.sum()), dtype=values.dtype)
     nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    i, j, k = (axis[wanted] for axis in nearest)
-    return values[i, j, k]
+    return np.asarray(values[tuple(axis[wanted] for axis in nearest)], dtype=values.dtype)
 
 
 def save_anatomy(anatomy: Anatomy, path: Path) -> None:
@@ -321,7 +327,7 @@ def _read_labels(path: Path) -> tuple[LabelMap, Affine]:
     try:
         image = nib.as_closest_canonical(nib.load(path))
         data = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from error
     affine = np.asarray(image.affine, dtype=float)
     check_affine(affine)
@@ -384,17 +390,18 @@ def _tissue_labels(t1: npt.NDArray[np.uint8], overlaid: LabelMap, *, is_white: B
 
 def _with_ventricles(zone: LabelMap, overlaid: LabelMap, csf: BoolMap) -> LabelMap:
     """Tell ventricles from other CSF by what they lie beside."""
-
-    def near(numbers: tuple[int, ...], reach_mm: float, where: LabelMap) -> BoolMap:
-        distance = ndimage.distance_transform_edt(~np.isin(where, numbers))
-        return np.asarray(distance <= reach_mm)
-
-    out = zone.copy()
-    out[csf & near((10,), 5, zone) & near((49,), 5, zone)] = 14
-    out[csf & near(_STEM, 6, zone) & near((8, 7), 9, zone) & near((46, 47), 9, zone)] = 15
-    lateral = csf & near((4, 43), 3, overlaid)
-    out[lateral] = _fill_nearest(overlaid, known=np.isin(overlaid, (4, 43)), wanted=lateral)
-    return out
+    whole = zone.copy()
+    box = padded_box(np.isin(overlaid, (4, 43, *_STEM)), margin=10)
+    out, laid, csf = whole[box], overlaid[box], csf[box]
+    apart = {
+        numbers: ndimage.distance_transform_edt(~np.isin(out, numbers))
+        for numbers in ((10,), (49,), _STEM, (7, 8), (46, 47))
+    }
+    lateral = csf & (ndimage.distance_transform_edt(~np.isin(laid, (4, 43))) <= 3)
+    out[csf & (apart[10,] <= 5) & (apart[49,] <= 5)] = 14
+    out[csf & (apart[_STEM] <= 6) & (apart[7, 8] <= 9) & (apart[46, 47] <= 9)] = 15
+    out[lateral] = _fill_nearest(laid, known=np.isin(laid, (4, 43)), wanted=lateral)
+    return whole
 
 
 def _add_shells(labels: LabelMap, affine: Affine) -> tuple[LabelMap, Affine]:
@@ -409,9 +416,9 @@ def _add_shells(labels: LabelMap, affine: Affine) -> tuple[LabelMap, Affine]:
     head = distance <= _SHELLS_MM[-1][0]
     head |= _face_and_neck(head)
     outside = head & (out == 0)
-    depth = ndimage.distance_transform_edt(np.pad(head, ((0, 0), (0, 0), (1, 0)), mode="edge"))
     out[outside] = SOFT_TISSUE
-    out[outside & (depth[:, :, 1:] <= 3)] = SKIN
+    # The neck is cut, not covered with skin, at the array's lower end.
+    out[outside & ~ndimage.binary_erosion(head, iterations=_SKIN_MM, border_value=1)] = SKIN
     inner = 0.0
     for reach, number in _SHELLS_MM[:-1]:
         out[outside & (distance > inner) & (distance <= reach)] = number
@@ -420,11 +427,24 @@ def _add_shells(labels: LabelMap, affine: Affine) -> tuple[LabelMap, Affine]:
     return out, moved
 
 
-def _distance_to_hull(brain: BoolMap, closing_mm: int = 10) -> npt.NDArray[np.float64]:
-    """Distance in mm from the brain with its fissures closed; 0 inside."""
-    grown = ndimage.distance_transform_edt(~brain) <= closing_mm
-    closed = ndimage.distance_transform_edt(grown) > closing_mm
-    return np.asarray(ndimage.distance_transform_edt(~(closed | brain)))
+def _distance_to_hull(brain: BoolMap, closing_mm: int = 10) -> FloatMap:
+    """Distance in mm from the brain with its fissures closed; not positive inside.
+
+    Found on every second voxel: the shells are smooth, and it is eight times faster.
+    """
+    coarse = brain[::2, ::2, ::2]
+    grown = 2 * ndimage.distance_transform_edt(~coarse) <= closing_mm
+    closed = (2 * ndimage.distance_transform_edt(grown) > closing_mm) | coarse
+    distance = 2 * (
+        ndimage.distance_transform_edt(~closed) - ndimage.distance_transform_edt(closed)
+    )
+    half = np.full(3, 0.5)
+    smooth = ndimage.gaussian_filter(distance.astype(np.float32), 0.7)
+    return np.asarray(
+        ndimage.affine_transform(
+            smooth, half, output_shape=brain.shape, output=np.float32, order=1, mode="nearest"
+        )
+    )
 
 
 def _face_and_neck(head: BoolMap) -> BoolMap:

@@ -15,7 +15,8 @@ from typing import TypeVar
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
+from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
 from deepmir.errors import InputError
@@ -56,7 +57,7 @@ _RIGHT = (41, 42, 43, 49, 50, 51, 52, 53, 54, 57, 58)
 # The folds of the cortex differ from head to head, so matching them is not forced.
 _WEIGHTS = (0.6, 0.3, 2.0, 3.0, 3.0, 3.0, 3.0, 2.0, 2.0, 1.0, 0.5, 1.0, 1.0)
 _STEP = 2  # mm: the grid on which the warp is found
-_LEVELS = ((2, 40, 1.5), (1, 40, 1.2))  # shrink factor, iterations, smoothing of the field
+_LEVELS = ((2, 40, 1.5), (1, 12, 1.2))  # shrink factor, iterations, smoothing of the field
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +98,7 @@ def load_atlas() -> Atlas:
         with as_file(files("deepmir.simulation") / "data" / "atlas.nii.gz") as path:
             image = nib.load(path)
             stored = np.asanyarray(image.dataobj)
-    except (OSError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, ImageFileError) as error:
         raise InputError(
             f"the package's own atlas data/atlas.nii.gz cannot be read ({error}); "
             "install deepmir again"
@@ -152,9 +153,9 @@ def fit_warp(head: ClassMaps, atlas: ClassMaps) -> Warp:
     displacement = np.zeros((3, *head.maps.shape[1:]), dtype=np.float32)
     for shrink, n_iterations, sigma in _LEVELS:
         fixed, moving = _shrink(head.maps, shrink), _shrink(moved, shrink)
-        field = _resize(displacement, fixed.shape[1:]) / shrink
+        field = _resize(displacement, fixed.shape[1:]) / np.float32(shrink)
         field = _demons(fixed, moving, field, n_iterations=n_iterations, sigma=sigma)
-        displacement = _resize(field, head.maps.shape[1:]) * shrink
+        displacement = _resize(field, head.maps.shape[1:]) * np.float32(shrink)
     in_mm = np.einsum("ab,bijk->aijk", head.affine[:3, :3], displacement)
     return Warp(affine, in_mm.astype(np.float32), head.affine)
 
@@ -299,7 +300,7 @@ def _force(difference: FloatMap, fixed_slope: FloatMap, warped: FloatMap) -> Flo
         top[axis] = (difference * slope).sum(axis=0)
         below += (slope**2).sum(axis=0)
     below += 0.25 * (difference**2).sum(axis=0)
-    return np.clip(top / below, -1, 1)
+    return np.asarray(np.clip(top / below, -1, 1), dtype=np.float32)
 
 
 def _as_image(field: FloatMap) -> sitk.Image:
@@ -311,5 +312,9 @@ def _warp(image: sitk.Image, field: FloatMap) -> FloatMap:
     # SimpleITK counts axes the other way round, so components are reversed too.
     vectors = np.moveaxis(field[::-1], 0, -1).astype(np.float64)
     transform = sitk.DisplacementFieldTransform(sitk.GetImageFromArray(vectors, isVector=True))
-    moved = sitk.Resample(image, image, transform, sitk.sitkLinear, 0.0, image.GetPixelID(), True)
-    return np.moveaxis(sitk.GetArrayViewFromImage(moved), -1, 0).astype(np.float32)
+    resample = sitk.ResampleImageFilter()
+    resample.SetReferenceImage(image)
+    resample.SetTransform(transform)
+    resample.UseNearestNeighborExtrapolatorOn()
+    moved = sitk.GetArrayFromImage(resample.Execute(image))
+    return np.moveaxis(np.asarray(moved, dtype=np.float32), -1, 0)

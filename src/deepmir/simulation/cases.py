@@ -6,21 +6,21 @@ A case is a folder of ``.npy`` files on the grid of the scan, the slice axis las
 ``mimics``, ``brain`` and ``regions`` uint8; and ``case.json``.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from deepmir.errors import InputError
 from deepmir.preprocessing.normalize import scale_chi, scale_swi, scale_t2w
 from deepmir.simulation.anatomy import load_anatomy
 from deepmir.simulation.lesions import training_counts
-from deepmir.simulation.person import SimulatedPerson, simulate_person
+from deepmir.simulation.person import SimulatedPerson, parameters_text, simulate_person
+from deepmir.volume import BoolMap
 
 CROP_MARGIN_VOXELS = 4
 
@@ -61,8 +61,7 @@ def write_case(person: SimulatedPerson, folder: Path) -> None:
     try:
         for name, array in _arrays(person).items():
             np.save(temporary / f"{name}.npy", array)
-        text = json.dumps(_description(person), indent=1, sort_keys=True)
-        (temporary / "case.json").write_text(text, encoding="utf-8")
+        (temporary / "case.json").write_text(parameters_text(person), encoding="utf-8")
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -74,7 +73,7 @@ def _write_one(job: tuple[Path, Path, int]) -> None:
     write_case(person, folder)
 
 
-def _arrays(person: SimulatedPerson) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+def _arrays(person: SimulatedPerson) -> dict[str, npt.NDArray[np.generic]]:
     scan, step = person.acquisition, person.protocol.spacing_mm
     channels = np.stack(
         [
@@ -93,7 +92,7 @@ def _arrays(person: SimulatedPerson) -> dict[str, np.ndarray[tuple[int, ...], np
     }
 
 
-def _crop(brain: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> tuple[slice, slice, slice]:
+def _crop(brain: BoolMap) -> tuple[slice, slice, slice]:
     slices = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
@@ -101,17 +100,3 @@ def _crop(brain: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> tuple[slice
         first, last = int(used[0]) - CROP_MARGIN_VOXELS, int(used[-1]) + CROP_MARGIN_VOXELS + 1
         slices.append(slice(max(first, 0), min(last, brain.shape[axis])))
     return slices[0], slices[1], slices[2]
-
-
-def _description(person: SimulatedPerson) -> dict[str, object]:
-    return {
-        "anatomy": person.anatomy,
-        "seed": person.seed,
-        "spacing_mm": person.protocol.spacing_mm,
-        "protocol": asdict(person.protocol),
-        "variation": asdict(person.variation),
-        "deposits": [
-            {**asdict(deposit), "visibility": None if seen is None else asdict(seen)}
-            for deposit, seen in zip(person.deposits, person.visibility, strict=True)
-        ],
-    }

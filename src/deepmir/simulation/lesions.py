@@ -95,7 +95,7 @@ class DepositEffect:
 
 
 def realistic_counts(rng: np.random.Generator) -> Counts:
-    """Counts as in a cohort of the elderly: half of the people have no microbleed."""
+    """Draw counts as in a cohort of the elderly: half of the people have no microbleed."""
     cmb = 0 if rng.random() < 0.5 else 1 + int(min(rng.geometric(0.45) - 1 + _tail(rng), 60))
     return Counts(
         cmb=cmb,
@@ -134,49 +134,49 @@ def sample_deposits(
     return deposits
 
 
-def deposit_effect(
-    deposit: Deposit,
-    labels: IntMap,
-    *,
-    shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-    origin_mm: tuple[float, float, float],
-    b0_t: float,
-    b0: tuple[float, float, float],
-    echo_times_s: Sequence[float],
-    spin_echo_time_s: float,
-) -> DepositEffect | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanGeometry:
+    """The scan's grid in the frame of the label map, and how it is read out."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float]  # centre of voxel (0, 0, 0)
+    b0_t: float
+    b0: tuple[float, float, float]  # direction along the grid's axes
+    echo_times_s: Sequence[float]
+    spin_echo_time_s: float
+
+
+def deposit_effect(deposit: Deposit, labels: IntMap, scan: ScanGeometry) -> DepositEffect | None:
     """Complex factor of a deposit on the voxels around it; None where it lies off the grid.
 
     Parameters
     ----------
     labels : (I, J, K) int array
         1 mm label map: patchy iron stays within the basal ganglia.
-    shape, spacing_mm, origin_mm
-        The scan's grid in the frame of the label map.
-    b0 : 3 floats
-        Direction of B0 along the grid's axes.
     """
     reach = 1.2 * max(deposit.semi_axes_mm) + 4.0 + 2.0 * abs(deposit.moment_ppm_mm3) ** (1 / 3)
     reach = min(reach, 26.0)
-    block = _block(deposit.centre_mm, reach, shape, spacing_mm, origin_mm)
+    block = _block(deposit.centre_mm, reach, scan)
     if block is None:
         return None
     subvoxel = SUBVOXEL_MM if reach < 13.0 else 2 * SUBVOXEL_MM
-    factors = tuple(max(1, int(np.ceil(step / subvoxel))) for step in spacing_mm)
-    fine_step = tuple(step / n for step, n in zip(spacing_mm, factors, strict=True))
-    points = _subvoxel_points(block, factors, spacing_mm, origin_mm)
+    factors = tuple(max(1, int(np.ceil(step / subvoxel))) for step in scan.spacing_mm)
+    fine_step = tuple(step / n for step, n in zip(scan.spacing_mm, factors, strict=True))
+    points = _subvoxel_points(block, factors, scan)
     inside = _deposit_mask(deposit, labels, points)
     chi = inside.astype(np.float32) * np.float32(deposit.chi_ppm)
-    field = field_ppm(chi, fine_step, b0, margin_mm=0.5 * reach)
-    decay_hz = np.abs(chi) * np.float32(deposit.r2star_hz_per_ppm * b0_t / 3.0)
+    field = field_ppm(chi, fine_step, scan.b0, margin_mm=0.5 * reach)
+    decay_hz = np.abs(chi) * np.float32(deposit.r2star_hz_per_ppm * scan.b0_t / 3.0)
     density = 1 + inside * np.float32(deposit.proton_density - 1)
     steps = (factors[0], factors[1], factors[2])
     echoes = tuple(
-        _echo_factor(density, decay_hz, field, echo_time_s=te, b0_t=b0_t, steps=steps)
-        for te in echo_times_s
+        _echo_factor(density, decay_hz, field, echo_time_s=te, b0_t=scan.b0_t, steps=steps)
+        for te in scan.echo_times_s
     )
-    dark = density * np.exp(-np.abs(chi) * np.float32(deposit.r2_hz_per_ppm * spin_echo_time_s))
+    dark = density * np.exp(
+        -np.abs(chi) * np.float32(deposit.r2_hz_per_ppm * scan.spin_echo_time_s)
+    )
     return DepositEffect(
         block=block,
         echo_factors=echoes,
@@ -291,12 +291,12 @@ def _is_apart(new: Deposit, others: list[Deposit], apart_mm: float) -> bool:
 def _block(
     centre_mm: tuple[float, float, float],
     reach_mm: float,
-    shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-    origin_mm: tuple[float, float, float],
+    scan: ScanGeometry,
 ) -> tuple[slice, slice, slice] | None:
     slices = []
-    for centre, n, step, start in zip(centre_mm, shape, spacing_mm, origin_mm, strict=True):
+    for centre, n, step, start in zip(
+        centre_mm, scan.shape, scan.spacing_mm, scan.origin_mm, strict=True
+    ):
         at = (centre - start) / step
         first, last = int(np.floor(at - reach_mm / step)), int(np.ceil(at + reach_mm / step))
         first, last = max(first, 0), min(last + 1, n)
@@ -309,8 +309,7 @@ def _block(
 def _subvoxel_points(
     block: tuple[slice, slice, slice],
     factors: tuple[int, ...],
-    spacing_mm: tuple[float, float, float],
-    origin_mm: tuple[float, float, float],
+    scan: ScanGeometry,
 ) -> tuple[FloatMap, FloatMap, FloatMap]:
     """Coordinates in mm of sub-voxel centres, one broadcastable array per axis."""
     axes = []
@@ -319,7 +318,7 @@ def _subvoxel_points(
         index = part.start - 0.5 + (np.arange(count) + 0.5) / n
         form = [1, 1, 1]
         form[axis] = count
-        along = (origin_mm[axis] + index * spacing_mm[axis]).astype(np.float32)
+        along = (scan.origin_mm[axis] + index * scan.spacing_mm[axis]).astype(np.float32)
         axes.append(along.reshape(form))
     return axes[0], axes[1], axes[2]
 
@@ -340,7 +339,10 @@ def _deposit_mask(
     noise /= max(float(noise.std()), 1e-6)
     inside = square + np.float32(0.8 * deposit.patchiness) * noise <= 1.2
     if deposit.kind is Kind.IRON:
-        at = [np.clip(np.round(p).astype(int), 0, n - 1) for p, n in zip(points, labels.shape, strict=True)]
+        at = [
+            np.clip(np.round(p).astype(int), 0, n - 1)
+            for p, n in zip(points, labels.shape, strict=True)
+        ]
         inside &= np.isin(labels[at[0], at[1], at[2]], BASAL_GANGLIA)
     return np.asarray(inside)
 
@@ -379,7 +381,7 @@ def _atria(ventricle: BoolMap, labels: IntMap) -> npt.NDArray[np.intp]:
         return np.zeros(0, dtype=np.intp)
     low, high = np.percentile(at[:, 1], [12, 40])
     chosen = at[(at[:, 1] > low) & (at[:, 1] < high)]
-    return np.ravel_multi_index(tuple(chosen.T), labels.shape)
+    return np.asarray(np.ravel_multi_index(tuple(chosen.T), labels.shape), dtype=np.intp)
 
 
 def _behind_thalami(labels: IntMap) -> npt.NDArray[np.intp]:
@@ -391,7 +393,7 @@ def _behind_thalami(labels: IntMap) -> npt.NDArray[np.intp]:
     at = np.round([centre[0], back - 1, centre[2] - 3]).astype(int)
     near = np.argwhere(np.ones((5, 5, 5))) - 2 + at
     near = near[((near >= 0) & (near < np.array(labels.shape))).all(axis=1)]
-    return np.ravel_multi_index(tuple(near.T), labels.shape)
+    return np.asarray(np.ravel_multi_index(tuple(near.T), labels.shape), dtype=np.intp)
 
 
 def _falx(labels: IntMap) -> npt.NDArray[np.intp]:
@@ -403,4 +405,4 @@ def _falx(labels: IntMap) -> npt.NDArray[np.intp]:
     if len(at) == 0:
         return np.zeros(0, dtype=np.intp)
     chosen = at[at[:, 2] > np.percentile(at[:, 2], 40)]
-    return np.ravel_multi_index(tuple(chosen.T), labels.shape)
+    return np.asarray(np.ravel_multi_index(tuple(chosen.T), labels.shape), dtype=np.intp)

@@ -1,7 +1,8 @@
 """One labelled person: scene, scan, SWI, Chimap and the truth, from one seed."""
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def simulate_person(
     counts : function of a random generator
         How many deposits of each kind.
     whole_head : bool
-        Keep skull and scalp in the field of view.
+        Keep skull and scalp in the field of view, and give T2w a grid and a pose of its own.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def simulate_person(
     drawn = protocol_by_name(protocol, rng)
     variation = sample_variation(rng)
     scene = build_scene(anatomy, drawn, variation, counts(rng), rng, whole_head=whole_head)
-    scan = acquire(scene, drawn, rng)
+    scan = acquire(scene, drawn, rng, separate_t2w=whole_head)
     swi, swi_without = (
         reconstruct_swi(echoes, drawn.swi) for echoes in (scan.echoes, scan.echoes_without_deposits)
     )
@@ -95,6 +96,22 @@ def simulate_person(
         anatomy=anatomy.name,
         seed=seed,
     )
+
+
+def parameters_text(person: SimulatedPerson) -> str:
+    """Everything that was drawn for a person, as JSON text: enough to replay the sample."""
+    described = {
+        "anatomy": person.anatomy,
+        "seed": person.seed,
+        "spacing_mm": person.protocol.spacing_mm,
+        "protocol": asdict(person.protocol),
+        "variation": asdict(person.variation),
+        "deposits": [
+            {**asdict(deposit), "visibility": None if seen is None else asdict(seen)}
+            for deposit, seen in zip(person.deposits, person.visibility, strict=True)
+        ],
+    }
+    return json.dumps(described, indent=1, sort_keys=True) + "\n"
 
 
 def _chimaps(scan: Acquisition, settings: ChimapSettings) -> tuple[FloatMap, FloatMap, BoolMap]:

@@ -12,11 +12,12 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from deepmir.geometry import Affine
+from deepmir.labels import LEFT_OFFSET, RIGHT_OFFSET
 from deepmir.simulation.anatomy import Anatomy
 from deepmir.simulation.lesions import Counts, Deposit, sample_deposits
 from deepmir.simulation.protocol import Protocol
 from deepmir.simulation.vessels import Vessel, grow_veins, sample_parameters
-from deepmir.volume import BoolMap, IntMap
+from deepmir.volume import BoolMap, FloatMap, IntMap
 
 MARGIN_MM = 8
 COARSE_MM = 2
@@ -171,9 +172,10 @@ def swap_sides(labels: IntMap, regions: IntMap) -> tuple[IntMap, IntMap]:
         (1001, 1002), (1003, 1004), (1005, 1006),
     )  # fmt: skip
     table = np.arange(int(max(labels.max(), 1006)) + 1, dtype=labels.dtype)
-    for left, right in pairs:
-        table[left], table[right] = right, left
-    sides = np.where(regions >= 200, regions - 100, np.where(regions >= 100, regions + 100, regions))
+    for one, other in pairs:
+        table[one], table[other] = other, one
+    right, left = regions >= RIGHT_OFFSET, (regions >= LEFT_OFFSET) & (regions < RIGHT_OFFSET)
+    sides = regions.astype(np.int16) + LEFT_OFFSET * left - LEFT_OFFSET * right
     return table[labels], sides.astype(regions.dtype)
 
 
@@ -196,7 +198,7 @@ def _displacement_mm(
     return np.stack([upsample_linear(part, shape) for part in bend])
 
 
-def upsample_linear(image: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def upsample_linear(image: FloatMap, shape: tuple[int, ...]) -> FloatMap:
     """Stretch an image onto `shape` so that first and last voxels coincide; linear."""
     for axis, n in enumerate(shape):
         at = np.linspace(0, image.shape[axis] - 1, n)
@@ -204,9 +206,7 @@ def upsample_linear(image: npt.NDArray[np.float32], shape: tuple[int, ...]) -> n
     return image
 
 
-def interpolate_axis(
-    image: npt.NDArray[np.float32], at: npt.NDArray[np.float64], axis: int
-) -> npt.NDArray[np.float32]:
+def interpolate_axis(image: FloatMap, at: npt.NDArray[np.floating], axis: int) -> FloatMap:
     """Linear interpolation along one axis at fractional indices; the ends are continued."""
     at = np.clip(at, 0, image.shape[axis] - 1)
     low = np.minimum(at.astype(int), max(image.shape[axis] - 2, 0))
@@ -218,7 +218,7 @@ def interpolate_axis(
     end -= start
     end *= weight
     end += start
-    return end
+    return np.asarray(end, dtype=np.float32)
 
 
 def _continue_neck(coarse: IntMap) -> IntMap:

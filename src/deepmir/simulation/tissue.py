@@ -9,6 +9,7 @@ in-silico head of the QSM challenge (Marques 2021, doi:10.1002/mrm.28716).
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from deepmir.volume import FloatMap, IntMap
@@ -127,7 +128,7 @@ def texture(
 
 
 def _one_tissue(
-    tissue: Tissue, draw: FloatMap, *, b0_t: float, age_years: float
+    tissue: Tissue, draw: npt.NDArray[np.float64], *, b0_t: float, age_years: float
 ) -> tuple[float, float, float, float, float]:
     aged = 1 + 0.004 * (age_years - 60) if tissue.iron else 1.0
     chi = tissue.chi_ppm * aged + tissue.chi_sd_ppm * draw[0]

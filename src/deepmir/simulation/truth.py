@@ -133,7 +133,7 @@ def _owners(
     effects: tuple[DepositEffect | None, ...],
     shape: tuple[int, ...],
 ) -> IntMap:
-    """Number (from 1) of the deposit to which each voxel is nearest, 0 off all blocks."""
+    """Find the number (from 1) of the deposit to which each voxel is nearest, 0 off all blocks."""
     owners = np.zeros(shape, dtype=np.uint16)
     nearest = np.full(shape, np.inf, dtype=np.float32)
     for number, effect in enumerate(effects, start=1):

@@ -109,7 +109,7 @@ def rasterize(
     reach = [int(np.ceil((float(radii.max()) + voxel_mm) / step)) for step in spacing_mm]
     order = np.argsort(radii)
     points, radii = points[order], radii[order]
-    index = (points - np.array(origin_mm, np.float32)) / np.array(spacing_mm, np.float32)
+    index = ((points - np.array(origin_mm)) / np.array(spacing_mm)).astype(np.float32)
     nearest = np.round(index).astype(np.int32)
     flat = fraction.reshape(-1)
     for offset in np.ndindex(*(2 * r + 1 for r in reach)):
@@ -221,8 +221,8 @@ def _walk(
     """Step all walkers at once down the sink's potential; a walker ends at its sink."""
     if len(start) == 0:
         return []
-    down = [-g for g in np.gradient(guide.sink)]
-    sideways = None if guide.surface is None else np.gradient(guide.surface)
+    down = _gradient(-guide.sink)
+    sideways = None if guide.surface is None else _gradient(guide.surface)
     position = start.astype(np.float32).copy()
     heading = _unit(rng.standard_normal(position.shape).astype(np.float32))
     wander = _unit(rng.standard_normal(position.shape).astype(np.float32))
@@ -244,6 +244,10 @@ def _walk(
     moved = np.linalg.norm(np.diff(lines, axis=1), axis=2) > 1e-6
     lengths = moved.sum(axis=1) + 1
     return [line[:n] for line, n in zip(lines, lengths, strict=True) if n > 4]
+
+
+def _gradient(potential: FloatMap) -> list[FloatMap]:
+    return [np.asarray(part, dtype=np.float32) for part in np.gradient(potential)]
 
 
 def _sample(maps: list[FloatMap], position: Points) -> Points:

@@ -73,7 +73,7 @@ class AnatomyTask:
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy, Dice and side."""
         classes, right, paired = batch.targets
-        return anatomy_loss(logits, classes, right, paired)
+        return anatomy_loss(logits, classes, right=right, paired=paired)
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Dice of brain, of all regions and of the nuclei, and right sides, per subset."""

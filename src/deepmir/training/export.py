@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from deepmir.errors import TrainingError, WeightsError
 from deepmir.labels import Finding
 from deepmir.model.predict_torch import load_network
-from deepmir.model.unet import UNet, build_network, spec_from_json, spec_to_json
+from deepmir.model.unet import UNet, build_network, spec_to_json
 from deepmir.model.weights import (
     CARD_FILE,
     ONNX_FILES,
@@ -35,7 +35,7 @@ from deepmir.model.weights import (
     write_manifest,
 )
 from deepmir.training.fit import State, read_checkpoint
-from deepmir.training.recipes import Recipe, recipe_from_json
+from deepmir.training.recipes import Recipe
 
 OPSET = 17
 _HALF_MAX = 65504.0
@@ -118,14 +118,13 @@ def read_trained_part(part: Part, checkpoint: Path) -> TrainedPart:
     TrainingError
         If the checkpoint cannot be read or is of the other part.
     """
-    content = read_checkpoint(checkpoint)
-    recipe = recipe_from_json(str(content["recipe"]))
-    if recipe.part != part:
-        raise TrainingError(f"{checkpoint} is of the {recipe.part} part, wanted {part}")
-    network = build_network(spec_from_json(str(content["spec"])))
-    network.load_state_dict(half_rounded(content["ema"]))
+    stored = read_checkpoint(checkpoint)
+    if stored.recipe.part != part:
+        raise TrainingError(f"{checkpoint} is of the {stored.recipe.part} part, wanted {part}")
+    network = build_network(stored.spec)
+    network.load_state_dict(half_rounded(stored.ema))
     network.eval()
-    return TrainedPart(part, recipe, int(content["step"]), dict(content["scores"]), network)
+    return TrainedPart(part, stored.recipe, stored.step, stored.scores, network)
 
 
 def half_rounded(state: State) -> State:

@@ -74,7 +74,7 @@ class FindingsTask:
         made = []
         for number in range(_VALIDATION_BATCHES):
             rng = np.random.default_rng([_VALIDATION_SEED, number])
-            patches = [draw_patch(self._folder, names, rng, sampling) for _ in range(4)]
+            patches = [draw_patch(self._folder, names, rng, sampling=sampling) for _ in range(4)]
             made.append(_as_batch(patches))
         return tuple(made)
 
@@ -86,10 +86,11 @@ class FindingsTask:
         recipe = self._recipe
         names = self._blocks.cases_of(str(step // recipe.findings.block_steps))
         rng = np.random.default_rng([recipe.optimisation.seed, step])
-        count = recipe.optimisation.batch_size
-        return _as_batch(
-            [draw_patch(self._folder, names, rng, recipe.findings) for _ in range(count)]
-        )
+        patches = [
+            draw_patch(self._folder, names, rng, sampling=recipe.findings)
+            for _ in range(recipe.optimisation.batch_size)
+        ]
+        return _as_batch(patches)
 
 
 class CaseBlocks:

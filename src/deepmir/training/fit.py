@@ -17,18 +17,20 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType, TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from deepmir.errors import TrainingError
-from deepmir.model.unet import UNet, spec_from_json, spec_to_json
-from deepmir.training.recipes import OptimisationConfig, Recipe, recipe_as_json
+from deepmir.model.unet import UNet, UNetSpec, spec_from_json, spec_to_json
+from deepmir.training.recipes import OptimisationConfig, Recipe, recipe_as_json, recipe_from_json
 
 CHECKPOINT_NAME = "last.pt"
 LOG_NAME = "log.jsonl"
+UNUSABLE_STEPS_ALLOWED = 10
 _FORMAT = 1
 
 State = dict[str, Tensor]
@@ -101,11 +103,27 @@ class TrainingState:
     ema: State
     optimizer: torch.optim.AdamW
     step: int = 0
+    unusable: int = 0  # steps in a row whose gradient was not finite
     scores: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """Everything a stopped run needs to go on as if it had not been stopped."""
+
+    recipe: Recipe
+    spec: UNetSpec
+    step: int
+    unusable: int
+    scores: Mapping[str, float]
+    network: State
+    ema: State
+    optimizer: dict[str, Any]  # as torch's optimizers give it
+    torch_rng: Tensor
+
+
 def fit(
-    task: Task, recipe: Recipe, out: Path, options: RunOptions, *,
+    task: Task, recipe: Recipe, out: Path, *, options: RunOptions,
     initial: State | None = None, progress: Progress = lambda _: None,
 ) -> FitResult:  # fmt: skip
     """Train until the schedule ends, the time is over or a signal asks to stop.
@@ -125,13 +143,13 @@ def fit(
     device = choose_device(options.device)
     _prepare_torch(options.threads)
     steps = options.steps or recipe.optimisation.steps
-    state = start_state(task, recipe, out, device, initial=initial, resume=options.resume)
+    state = start_state(task, recipe, out, device=device, initial=initial, resume=options.resume)
     log, clock = RunLog(out, tensorboard=recipe.schedule.tensorboard), _Clock(options.minutes)
     progress(f"{recipe.name}: step {state.step} of {steps} on {device}")
     with StopRequest() as stop:
         while state.step < steps:
-            loss, norm = train_step(task, state, recipe.optimisation, device, steps=steps)
-            log.add_step(state.step, loss, norm, state.optimizer.param_groups[0]["lr"])
+            loss, norm = train_step(task, state, recipe.optimisation, device=device, steps=steps)
+            log.add_step(state.step, loss, norm=norm)
             over = stop.requested or clock.over
             if state.step % recipe.schedule.log_every == 0:
                 progress(log.write_steps())
@@ -150,8 +168,8 @@ def train_step(
     task: Task,
     state: TrainingState,
     optimisation: OptimisationConfig,
-    device: torch.device,
     *,
+    device: torch.device,
     steps: int,
 ) -> tuple[float, float]:
     """One step: loss, gradients, weights, moving average. Returns loss and gradient norm.
@@ -159,7 +177,8 @@ def train_step(
     Raises
     ------
     TrainingError
-        If loss or gradient is not finite; the weights have not been touched by then.
+        If the loss is not finite, or the gradient is not for many steps in a row; the weights
+        have not been touched by then.
     """
     batch = task.batch(state.step).to(device)
     state.network.train()
@@ -169,17 +188,25 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), optimisation.clip_norm)
-    if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-        raise TrainingError(
-            f"the loss at step {state.step} is {loss.item()} (gradient norm {norm.item()}); "
-            f"{CHECKPOINT_NAME} holds the last good weights: resume with a lower learning rate"
-        )
+    _check_finite(state, loss.item(), norm.item())
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, optimisation, steps=steps)
-    state.optimizer.step()
+    if state.unusable == 0:
+        state.optimizer.step()
     state.step += 1
     update_ema(state.ema, state.network, decay=ema_decay(state.step, optimisation.ema_decay))
     return loss.item(), norm.item()
+
+
+def _check_finite(state: TrainingState, loss: float, norm: float) -> None:
+    # bfloat16 overflows in a gradient once in some hundred steps; the step is left out.
+    state.unusable = 0 if math.isfinite(norm) else state.unusable + 1
+    if not math.isfinite(loss) or state.unusable > UNUSABLE_STEPS_ALLOWED:
+        raise TrainingError(
+            f"the loss at step {state.step} is {loss} (gradient norm {norm}, {state.unusable} "
+            f"times in a row not finite); {CHECKPOINT_NAME} holds the last good weights: resume "
+            "with a lower learning rate"
+        )
 
 
 def learning_rate(step: int, optimisation: OptimisationConfig, *, steps: int) -> float:
@@ -234,7 +261,7 @@ def validate(task: Task, state: TrainingState, device: torch.device) -> dict[str
 
 
 def start_state(
-    task: Task, recipe: Recipe, out: Path, device: torch.device, *,
+    task: Task, recipe: Recipe, out: Path, *, device: torch.device,
     initial: State | None, resume: bool,
 ) -> TrainingState:  # fmt: skip
     """State to begin with: of the checkpoint if there is one, else fresh.
@@ -257,7 +284,7 @@ def start_state(
     state = TrainingState(network, ema, optimizer)
     checkpoint = out / CHECKPOINT_NAME
     if resume and checkpoint.exists():
-        load_checkpoint(checkpoint, state, recipe, device)
+        load_checkpoint(checkpoint, state, recipe, device=device)
     return state
 
 
@@ -268,6 +295,7 @@ def save_checkpoint(path: Path, state: TrainingState, recipe: Recipe) -> None:
         "recipe": recipe_as_json(recipe),
         "spec": spec_to_json(state.network.spec),
         "step": state.step,
+        "unusable": state.unusable,
         "scores": state.scores,
         "network": state.network.state_dict(),
         "ema": state.ema,
@@ -282,7 +310,9 @@ def save_checkpoint(path: Path, state: TrainingState, recipe: Recipe) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, state: TrainingState, recipe: Recipe, device: torch.device) -> None:
+def load_checkpoint(
+    path: Path, state: TrainingState, recipe: Recipe, *, device: torch.device
+) -> None:
     """Fill `state` from a checkpoint.
 
     Raises
@@ -290,21 +320,21 @@ def load_checkpoint(path: Path, state: TrainingState, recipe: Recipe, device: to
     TrainingError
         If the file is damaged, or its network or part is not the recipe's.
     """
-    content = read_checkpoint(path)
-    if spec_from_json(str(content["spec"])) != recipe.network:
+    stored = read_checkpoint(path)
+    if stored.spec != recipe.network:
         raise TrainingError(
             f"{path} holds another network than recipe {recipe.name}; give a fresh output "
             "folder, or `--no-resume` to start anew in this one"
         )
-    state.network.load_state_dict(content["network"])
-    state.ema = {name: value.to(device) for name, value in content["ema"].items()}
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.step = int(content["step"])
-    state.scores = dict(content["scores"])
-    torch.set_rng_state(content["torch_rng"].cpu())
+    state.network.load_state_dict(stored.network)
+    state.ema = {name: value.to(device) for name, value in stored.ema.items()}
+    state.optimizer.load_state_dict(stored.optimizer)
+    state.step, state.unusable = stored.step, stored.unusable
+    state.scores = dict(stored.scores)
+    torch.set_rng_state(stored.torch_rng)
 
 
-def read_checkpoint(path: Path) -> dict[str, object | State]:  # type: ignore[type-arg]
+def read_checkpoint(path: Path) -> Checkpoint:
     """Content of a checkpoint, on the CPU.
 
     Raises
@@ -314,11 +344,13 @@ def read_checkpoint(path: Path) -> dict[str, object | State]:  # type: ignore[ty
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
         raise TrainingError(f"cannot read the checkpoint {path}: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
         raise TrainingError(f"{path} is not a checkpoint of this version of deepmir")
-    return content
+    content["recipe"] = recipe_from_json(content["recipe"])
+    content["spec"] = spec_from_json(content["spec"])
+    return Checkpoint(**content)
 
 
 # ---- surroundings --------------------------------------------------------------------------
@@ -358,25 +390,32 @@ class RunLog:
     def __init__(self, out: Path, *, tensorboard: bool) -> None:
         self._path = out / LOG_NAME
         self._losses: list[float] = []
-        self._last = (0, 0.0, 0.0)
+        self._norms: list[float] = []
+        self._step = 0
         self._since = time.monotonic()
         self._board = _open_board(out) if tensorboard else None
 
-    def add_step(self, step: int, loss: float, norm: float, rate: float) -> None:
+    def add_step(self, step: int, loss: float, *, norm: float) -> None:
         """Remember one step."""
+        self._step = step
         self._losses.append(loss)
-        self._last = (step, norm, rate)
+        if math.isfinite(norm):
+            self._norms.append(norm)
 
     def write_steps(self) -> str:
-        """Write the mean of the remembered steps; returns the line for people."""
-        step, norm, rate = self._last
+        """Write the means of the remembered steps; returns the line for people."""
         count = max(1, len(self._losses))
         seconds = (time.monotonic() - self._since) / count
         loss = sum(self._losses) / count
-        self._write(step, {"loss": loss, "norm": norm, "rate": rate, "step_s": seconds})
+        norm = sum(self._norms) / max(1, len(self._norms))
+        left_out = len(self._losses) - len(self._norms)
+        self._write(
+            self._step, {"loss": loss, "norm": norm, "left_out": left_out, "step_s": seconds}
+        )
         self._losses.clear()
+        self._norms.clear()
         self._since = time.monotonic()
-        return f"step {step}: loss {loss:.4f}, {seconds:.2f} s a step"
+        return f"step {self._step}: loss {loss:.4f}, {seconds:.2f} s a step"
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> str:
         """Write validation scores; returns the line for people."""

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from deepmir.volume import BoolMap, FloatMap
 Shape = tuple[int, int, int]
 Present = tuple[bool, bool, bool]
 Voxel = tuple[int, int, int]
+Number = TypeVar("Number", bound=np.generic)
 Coordinates = npt.NDArray[np.int64]
 
 MARGIN: Shape = (6, 6, 3)
@@ -106,10 +108,10 @@ def list_cases(folder: Path, heads: tuple[int, ...]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _head_of(path: Path) -> int:
-    """Number of the head that a case was made from; -1 where its name has none."""
+    """Return the number of the head that a case was made from; -1 where its name has none."""
     description = json.loads(path.read_text(encoding="utf-8"))
     name = str(description.get("anatomy", description.get("head", "")))
-    digits = "".join(character for character in name.split(".")[0] if character.isdigit())
+    digits = "".join(character for character in name.partition(".")[0] if character.isdigit())
     return int(digits) if digits else -1
 
 
@@ -127,7 +129,7 @@ def open_case(folder: Path) -> Case:
             for name in ("channels", "labels", "mimics", "brain", "regions")
         }
         description = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"case {folder} cannot be read: {error}; simulate it again") from error
     labels = arrays["labels"]
     spacing = tuple(float(step) for step in description["spacing_mm"])
@@ -161,7 +163,7 @@ def _component_centres(mask: BoolMap) -> Coordinates:
     distance = ((voxels - (sums / sizes)[numbers - 1]) ** 2).sum(axis=1)
     order = np.lexsort((distance, numbers))
     first = np.searchsorted(numbers[order], np.arange(1, count + 1))
-    return voxels[order][first] + np.array([axis.start for axis in box])
+    return np.asarray(voxels[order][first] + [axis.start for axis in box], dtype=np.int64)
 
 
 def _voxels_by_value(places: npt.NDArray[np.uint8]) -> tuple[Coordinates, ...]:
@@ -180,7 +182,7 @@ def _spread_voxels(mask: BoolMap) -> Coordinates:
 
 
 def draw_patch(
-    folder: Path, names: tuple[str, ...], rng: np.random.Generator, sampling: PatchSampling
+    folder: Path, names: tuple[str, ...], rng: np.random.Generator, *, sampling: PatchSampling
 ) -> Patch:
     """Draw one patch from the named cases of a folder.
 
@@ -191,17 +193,17 @@ def draw_patch(
     """
     if not names:
         raise InputError(f"{folder} has no finished case to train on; simulate some first")
-    case, centre = draw_place(folder, names, rng, sampling)
-    return make_patch(case, centre, rng, sampling)
+    case, centre = draw_place(folder, names, rng, sampling=sampling)
+    return make_patch(case, centre, rng, sampling=sampling)
 
 
 def draw_place(
-    folder: Path, names: tuple[str, ...], rng: np.random.Generator, sampling: PatchSampling
+    folder: Path, names: tuple[str, ...], rng: np.random.Generator, *, sampling: PatchSampling
 ) -> tuple[Case, Voxel]:
     """Draw a case and the middle of a patch in it."""
     kind = rng.random()
     if kind < sampling.finding_share:
-        return _finding_place(folder, names, rng, sampling)
+        return _finding_place(folder, names, rng, sampling=sampling)
     case = cached_case(folder, names[int(rng.integers(len(names)))])
     if kind < sampling.finding_share + sampling.mimic_share and case.mimics:
         places = case.mimics[int(rng.integers(len(case.mimics)))]
@@ -210,7 +212,7 @@ def draw_place(
 
 
 def _finding_place(
-    folder: Path, names: tuple[str, ...], rng: np.random.Generator, sampling: PatchSampling
+    folder: Path, names: tuple[str, ...], rng: np.random.Generator, *, sampling: PatchSampling
 ) -> tuple[Case, Voxel]:
     shares = np.array(sampling.class_shares)
     finding = int(rng.choice(3, p=shares / shares.sum()))
@@ -239,14 +241,17 @@ def cached_case(folder: Path, name: str) -> Case:
 
 
 def make_patch(
-    case: Case, centre: Voxel, rng: np.random.Generator, sampling: PatchSampling
+    case: Case, centre: Voxel, rng: np.random.Generator, *, sampling: PatchSampling
 ) -> Patch:
     """Cut, vary and stack one patch around a voxel."""
     cut = _cut(case, centre, sampling.shape)
     present = _draw_subset(rng, sampling)
     channels = _place_channels(cut.channels, rng, sampling)
     context = np.stack(
-        [_soften(cut.brain, case, rng, sampling), _soften(cut.basal_ganglia, case, rng, sampling)]
+        [
+            _soften(cut.brain, case, rng, sampling=sampling),
+            _soften(cut.basal_ganglia, case, rng, sampling=sampling),
+        ]
     )
     if sampling.augment:
         channels = vary_intensities(channels, rng, sampling)
@@ -283,7 +288,7 @@ def _cut(case: Case, centre: Voxel, shape: Shape) -> _Cut:
     )
 
 
-def _window(volume: np.ndarray, low: list[int], size: list[int]) -> np.ndarray:  # type: ignore[type-arg]
+def _window(volume: npt.NDArray[Number], low: list[int], size: list[int]) -> npt.NDArray[Number]:
     """Window (I, J, K) of a volume; zero where it reaches beyond."""
     out = np.zeros(size, dtype=volume.dtype)
     source, target = [], []
@@ -322,18 +327,19 @@ def _place_channels(
 
 
 def _soften(
-    mask: FloatMap, case: Case, rng: np.random.Generator, sampling: PatchSampling
+    mask: FloatMap, case: Case, rng: np.random.Generator, *, sampling: PatchSampling
 ) -> FloatMap:
     """Mask as an imperfect 2 mm network would give it: smooth, a little off, grown or eaten."""
     inner = tuple(slice(m, m + n) for m, n in zip(MARGIN, sampling.shape, strict=True))
     low, high = mask.min(), mask.max()
-    grown, width = rng.uniform(0.25, 0.75), rng.uniform(0.4, 1.0)
+    width = rng.uniform(0.3, 0.8)
+    grown = rng.uniform(max(0.25, width / 2), min(0.75, 1 - width / 2))
     roll = rng.integers((-1, -1, 0), (2, 2, 1))
     if low == high:
         return np.full(sampling.shape, low, dtype=np.float32)
     sigma = [1.5 / step for step in case.spacing_mm]
     soft = ndimage.gaussian_filter(np.roll(mask, roll, axis=(0, 1, 2)), sigma, truncate=2)
-    return np.clip((soft[inner] - grown) / width + 0.5, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((soft[inner] - grown) / width + 0.5, 0, 1), dtype=np.float32)
 
 
 def vary_intensities(
@@ -360,9 +366,9 @@ def vary_intensities(
 
 def _turn(inputs: FloatMap, target: npt.NDArray[np.uint8], rng: np.random.Generator) -> Patch:
     """Mirror along each axis half of the time; turn by quarters where the patch is square."""
-    flips = [axis for axis in range(3) if rng.random() < 0.5]
+    flips = tuple(axis for axis in range(3) if rng.random() < 0.5)
     quarters = int(rng.integers(4)) if inputs.shape[1] == inputs.shape[2] else 0
-    inputs = np.flip(inputs, [axis + 1 for axis in flips])
+    inputs = np.flip(inputs, tuple(axis + 1 for axis in flips))
     target = np.flip(target, flips)
     inputs = np.rot90(inputs, quarters, axes=(1, 2))
     target = np.rot90(target, quarters, axes=(0, 1))

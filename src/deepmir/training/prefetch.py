@@ -20,7 +20,7 @@ class Prefetch(Generic[T]):
         self._pending: dict[int, Future[T]] = {}
 
     def get(self, step: int) -> T:
-        """Result for a step; asks for those that follow."""
+        """Return the result of a step; asks for those that follow."""
         for ahead in range(step, step + self._depth + 1):
             if ahead not in self._pending:
                 self._pending[ahead] = self._executor.submit(self._make, ahead)

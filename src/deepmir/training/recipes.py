@@ -128,7 +128,7 @@ def parse_recipe(text: str, *, origin: str) -> Recipe:
 
 
 def recipe_as_json(recipe: Recipe) -> str:
-    """Resolved recipe as JSON text, for checkpoints and the model card."""
+    """Return the resolved recipe as JSON text, for checkpoints and the model card."""
     return _ADAPTER.dump_json(recipe).decode()
 
 
@@ -147,7 +147,7 @@ def recipe_from_json(text: str) -> Recipe:
 
 
 def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
-    """Resolved recipe as plain values."""
+    """Return the resolved recipe as plain values."""
     return cast(dict[str, Any], _ADAPTER.dump_python(recipe, mode="json"))
 
 

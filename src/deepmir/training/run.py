@@ -49,6 +49,8 @@ def train(
     )
     initial = None if init is None else initial_state(init, recipe)
     try:
-        return fit(task, recipe, out, options or RunOptions(), initial=initial, progress=progress)
+        return fit(
+            task, recipe, out, options=options or RunOptions(), initial=initial, progress=progress
+        )
     finally:
         task.close()

@@ -1,0 +1,71 @@
+"""U-Nets: shapes, the first bias, the spec's way to JSON and back, refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deepmir.errors import ConfigError
+from deepmir.model.unet import (
+    RARE_LOGIT,
+    anatomy_spec,
+    build_anatomy_network,
+    build_findings_network,
+    build_network,
+    findings_spec,
+    spec_from_json,
+    spec_to_json,
+)
+
+
+def test_findings_keep_the_grid_and_go_down_by_8_and_4():
+    spec = findings_spec((2, 3, 4, 5))
+    assert (spec.levels, spec.multiple, spec.norm) == (4, (8, 8, 4), "batch")
+    with torch.inference_mode():
+        logits = build_findings_network(spec).eval()(torch.zeros((2, 8, 16, 8, 4)))
+    assert logits.shape == (2, 4, 16, 8, 4)
+
+
+def test_anatomy_has_6_levels_and_goes_down_by_32():
+    spec = anatomy_spec((2, 2, 2, 3, 3, 4))
+    assert (spec.levels, spec.multiple, spec.norm) == (6, (32, 32, 32), "instance")
+    with torch.inference_mode():
+        logits = build_anatomy_network(spec).eval()(torch.rand((1, 6, 64, 32, 32)))
+    assert logits.shape == (1, 19, 64, 32, 32)
+
+
+def test_findings_start_rare():
+    bias = build_findings_network(findings_spec((2, 2))).head_bias
+    assert bias.tolist() == pytest.approx([0, RARE_LOGIT, RARE_LOGIT, RARE_LOGIT])
+
+
+def test_the_absolute_level_of_a_patch_survives_batch_normalisation():
+    torch.manual_seed(0)
+    network = build_findings_network(findings_spec((2, 2))).eval()
+    with torch.inference_mode():
+        low, high = (network(torch.full((1, 8, 4, 4, 2), level)) for level in (0.1, 0.9))
+    assert not torch.allclose(low, high)
+
+
+def test_spec_survives_json():
+    spec = findings_spec((3, 5, 7))
+    assert spec_from_json(spec_to_json(spec)) == spec
+
+
+@pytest.mark.parametrize("text", ["", "{}", spec_to_json(findings_spec())[:-1] + ', "depth": 3}'])
+def test_a_text_that_is_no_spec_is_refused(text):
+    with pytest.raises(ConfigError, match="not a network spec"):
+        spec_from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"filters": (2,)}, "at least 2 levels"),
+        ({"kernels": ((3, 3, 3),)}, "1 kernels"),
+        ({"strides": ((2, 2, 2), (2, 2, 2))}, "keeps the grid"),
+    ],
+)
+def test_levels_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        build_network(replace(findings_spec((2, 2)), **change))

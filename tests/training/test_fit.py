@@ -1,0 +1,223 @@
+"""The training loop, on a network so small that a step takes milliseconds."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from deepmir.errors import TrainingError
+from deepmir.model.losses import FindingsLoss, findings_loss
+from deepmir.model.unet import UNetSpec, build_network, findings_spec
+from deepmir.training.fit import (
+    CHECKPOINT_NAME,
+    LOG_NAME,
+    UNUSABLE_STEPS_ALLOWED,
+    Batch,
+    RunOptions,
+    choose_device,
+    ema_decay,
+    fit,
+    learning_rate,
+    read_checkpoint,
+    update_ema,
+)
+from deepmir.training.recipes import OptimisationConfig, Recipe, ScheduleConfig
+
+TINY = UNetSpec(
+    in_channels=2,
+    out_channels=4,
+    filters=(2, 3),
+    strides=((1, 1, 1), (2, 2, 2)),
+    kernels=((3, 3, 3), (3, 3, 3)),
+    norm="batch",
+)
+SHAPE = (4, 6, 8)
+
+
+class TinyTask:
+    """Random volumes whose label is the sign of a channel; a step's batch is its own seed."""
+
+    def __init__(self, after_batch=lambda _step: None, value_at=lambda _step: 1.0):
+        self.after_batch = after_batch
+        self.value_at = value_at
+
+    def build(self):
+        """Fresh network."""
+        return build_network(TINY)
+
+    def batch(self, step):
+        """Batch that depends on the step alone."""
+        self.after_batch(step)
+        noise = torch.randn((2, 2, *SHAPE), generator=torch.Generator().manual_seed(step))
+        return Batch(noise * self.value_at(step), ((noise[:, 0] > 0).to(torch.uint8),))
+
+    def loss(self, logits, batch):
+        """Return the findings loss."""
+        return findings_loss(logits, batch.targets[0], FindingsLoss())
+
+    def validate(self, network, device):
+        """Share of right voxels, and whether the network was in training mode."""
+        batch = self.batch(10_000).to(device)
+        hit = network(batch.inputs).argmax(1) == batch.targets[0]
+        return {"hit": float(hit.float().mean()), "training": float(network.training)}
+
+
+def recipe(steps=8, *, rate=0.01, **schedule):
+    return Recipe(
+        name="tiny",
+        part="findings",
+        network=TINY,
+        optimisation=OptimisationConfig(
+            steps=steps, batch_size=2, learning_rate=rate, warmup_steps=2, seed=3
+        ),
+        schedule=ScheduleConfig(**{"log_every": 2, "validate_every": 4, **schedule}),
+    )
+
+
+def run(out, task=None, plan=None, **options):
+    return fit(task or TinyTask(), plan or recipe(), out, options=RunOptions(**options))
+
+
+def weights(out):
+    stored = read_checkpoint(out / CHECKPOINT_NAME)
+    return torch.cat(
+        [v.flatten().double() for v in (*stored.network.values(), *stored.ema.values())]
+    )
+
+
+@pytest.fixture
+def stop_at_3():
+    """Return a task that sends itself the signal of a machine that shuts down."""
+    return TinyTask(after_batch=lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == 3 else None)
+
+
+def test_a_run_ends_with_its_schedule_and_learns(tmp_path):
+    result = run(tmp_path, plan=recipe(60, rate=0.03))
+    assert (result.step, result.finished) == (60, True)
+    losses = [
+        line["loss"]
+        for line in map(json.loads, (tmp_path / LOG_NAME).read_text().splitlines())
+        if "loss" in line
+    ]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop_at_3):
+    run(tmp_path / "whole")
+    stopped = run(tmp_path / "parts", stop_at_3)
+    assert (stopped.step, stopped.finished) == (4, False)
+    assert run(tmp_path / "parts").finished
+    assert torch.equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_signals_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    run(tmp_path, plan=recipe(1))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_time_over_stops_after_a_step_and_leaves_a_checkpoint(tmp_path):
+    assert run(tmp_path, minutes=0).step == 1
+    assert run(tmp_path, minutes=0).step == 2
+
+
+def test_no_resume_starts_anew(tmp_path):
+    run(tmp_path)
+    assert run(tmp_path, minutes=0, resume=False).step == 1
+
+
+def test_steps_replace_the_length_of_the_schedule(tmp_path):
+    assert run(tmp_path, steps=3).step == 3
+    assert run(tmp_path, steps=5).step == 5
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path):
+    task = TinyTask(value_at=lambda step: float("nan") if step == 5 else 1.0)
+    with pytest.raises(TrainingError, match=r"step 5 is nan.*lower learning rate"):
+        run(tmp_path, task, recipe(checkpoint_every=1))
+    assert read_checkpoint(tmp_path / CHECKPOINT_NAME).step == 5
+    assert torch.isfinite(weights(tmp_path)).all()
+
+
+class OverflowingTask(TinyTask):
+    """A finite loss whose gradient is not, at some steps."""
+
+    def __init__(self, bad):
+        super().__init__()
+        self.bad = bad
+
+    def loss(self, logits, batch):
+        """Loss whose gradient overflows at a bad step."""
+        loss = super().loss(logits, batch)
+        if self.bad(self.step):
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    def batch(self, step):
+        """Batch of a step, which is remembered."""
+        self.step = step
+        return super().batch(step)
+
+
+def test_a_step_whose_gradient_overflows_is_left_out(tmp_path):
+    assert run(tmp_path, OverflowingTask(lambda step: step in (2, 3))).finished
+    assert torch.isfinite(weights(tmp_path)).all()
+
+
+def test_too_many_of_them_in_a_row_stop_the_run(tmp_path):
+    with pytest.raises(TrainingError, match="times in a row"):
+        run(tmp_path, OverflowingTask(lambda _: True), recipe(UNUSABLE_STEPS_ALLOWED + 5))
+
+
+def test_validation_sees_the_averaged_weights_in_evaluation_mode(tmp_path):
+    result = run(tmp_path)
+    assert result.scores["training"] == 0
+    stored = read_checkpoint(tmp_path / CHECKPOINT_NAME)
+    network = build_network(TINY)
+    network.load_state_dict(stored.ema)
+    assert TinyTask().validate(network.eval(), torch.device("cpu")) == dict(stored.scores)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    run(tmp_path, plan=recipe(1))
+    other = replace(recipe(), network=findings_spec((2, 2)))
+    with pytest.raises(TrainingError, match="another network"):
+        run(tmp_path, plan=other)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / CHECKPOINT_NAME).write_bytes(content)
+    with pytest.raises(TrainingError, match=CHECKPOINT_NAME):
+        run(tmp_path)
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT_NAME, LOG_NAME]
+
+
+def test_the_learning_rate_never_leaves_its_range():
+    config = OptimisationConfig(steps=50, batch_size=1, learning_rate=0.5, warmup_steps=5)
+    rates = [learning_rate(step, config, steps=50) for step in range(60)]
+    assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[-1] == pytest.approx(0.005)
+
+
+def test_the_moving_average_moves_by_its_decay():
+    network, ema = nn.Linear(1, 1, bias=False), {"weight": torch.zeros((1, 1))}
+    nn.init.ones_(network.weight)
+    update_ema(ema, network, decay=0.75)
+    assert ema["weight"].item() == pytest.approx(0.25)
+    assert ema_decay(1, 0.9) < ema_decay(50, 0.9) < ema_decay(500, 0.9) == 0.9
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(TrainingError, match="finds none"):
+        choose_device("gpu")

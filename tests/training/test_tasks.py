@@ -1,0 +1,141 @@
+"""Both tasks: batches by step alone, cases by recorded blocks, scores by known answers."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from deepmir.errors import InputError, TrainingError
+from deepmir.model.anatomy_input import N_CLASSES
+from deepmir.model.unet import UNetSpec, anatomy_spec
+from deepmir.training.anatomy_task import AnatomyTask, _as_batch, _Maker, head_paths, score_anatomy
+from deepmir.training.findings_task import BLOCKS_NAME, CaseBlocks, FindingsTask
+from deepmir.training.fit import CHECKPOINT_NAME, Batch, RunOptions, read_checkpoint
+from deepmir.training.patches import PatchSampling
+from deepmir.training.recipes import OptimisationConfig, Recipe, ScheduleConfig
+from deepmir.training.run import train
+
+FINDINGS = Recipe(
+    name="tiny-findings",
+    part="findings",
+    network=UNetSpec(
+        in_channels=8,
+        out_channels=4,
+        filters=(2, 2),
+        strides=((1, 1, 1), (2, 2, 1)),
+        kernels=((3, 3, 3), (3, 3, 3)),
+        norm="batch",
+    ),
+    optimisation=OptimisationConfig(steps=6, batch_size=2, learning_rate=0.01, warmup_steps=1),
+    schedule=ScheduleConfig(log_every=2, validate_every=3),
+    findings=PatchSampling(shape=(8, 8, 4), block_steps=2),
+)
+ANATOMY = Recipe(
+    name="tiny-anatomy",
+    part="anatomy",
+    network=anatomy_spec((2, 2, 2)),
+    optimisation=OptimisationConfig(steps=2, batch_size=1, learning_rate=0.01),
+)
+
+
+@pytest.fixture
+def findings_task(cases, tmp_path):
+    task = FindingsTask(FINDINGS, cases, tmp_path / "out")
+    yield task
+    task.close()
+
+
+def test_a_step_always_gives_the_same_batch(findings_task, cases, tmp_path):
+    other = FindingsTask(FINDINGS, cases, tmp_path / "other")
+    first = [findings_task.batch(step) for step in range(4)]
+    assert torch.equal(other.batch(3).inputs, first[3].inputs)
+    assert torch.equal(findings_task.batch(1).targets[0], first[1].targets[0])
+    assert not torch.equal(first[0].inputs, first[1].inputs)
+    other.close()
+
+
+def test_validation_patches_are_those_of_the_validation_heads(findings_task):
+    assert len(findings_task.validation_batches) > 0
+    scores = findings_task.validate(findings_task.build().eval(), torch.device("cpu"))
+    assert set(scores) <= {"CMB", "IRON", "CALCIFICATION"}
+    assert all(0 <= value <= 1 for value in scores.values())
+
+
+def test_a_growing_folder_changes_later_blocks_only(cases, tmp_path):
+    blocks = CaseBlocks(cases, (1, 2), tmp_path / BLOCKS_NAME)
+    assert blocks.cases_of("0") == ("case-00000", "case-00001")
+    (cases / "case-00000").rename(cases / "case-99999")
+    assert blocks.cases_of("0") == ("case-00000", "case-00001")
+    assert blocks.cases_of("1") == ("case-00001", "case-99999")
+    again = CaseBlocks(cases, (1, 2), tmp_path / BLOCKS_NAME)
+    assert again.cases_of("0") == ("case-00000", "case-00001")
+
+
+def test_a_damaged_record_is_refused(cases, tmp_path):
+    (tmp_path / BLOCKS_NAME).write_text("{")
+    with pytest.raises(TrainingError, match=BLOCKS_NAME):
+        CaseBlocks(cases, (1,), tmp_path / BLOCKS_NAME)
+
+
+def test_findings_train_stop_and_resume_to_the_same_weights(cases, tmp_path):
+    train(FINDINGS, cases, tmp_path / "whole")
+    train(FINDINGS, cases, tmp_path / "parts", options=RunOptions(minutes=0))
+    train(FINDINGS, cases, tmp_path / "parts")
+    one, other = (read_checkpoint(tmp_path / name / CHECKPOINT_NAME) for name in ("whole", "parts"))
+    assert (one.step, other.step) == (6, 6)
+    assert all(torch.equal(one.ema[name], other.ema[name]) for name in one.ema)
+    recorded = json.loads((tmp_path / "parts" / BLOCKS_NAME).read_text())
+    assert recorded["0"] == ["case-00000", "case-00001"]
+
+
+def test_no_case_of_the_heads_is_refused_before_training(cases, tmp_path):
+    with pytest.raises(InputError, match=r"heads \[7\]"):
+        train(replace(FINDINGS, train_heads=(7,)), cases, tmp_path / "out")
+
+
+# ---- anatomy -------------------------------------------------------------------------------
+
+
+def test_heads_are_found_by_number(anatomies):
+    assert [path.name for path in head_paths(anatomies, (1, 2, 3))] == ["head_01.npz"]
+    with pytest.raises(InputError, match=r"head_07\.npz"):
+        head_paths(anatomies, (7,))
+
+
+def test_an_anatomy_step_gives_its_batch_in_any_process(anatomies):
+    task = AnatomyTask(ANATOMY, anatomies)
+    one, other = (_as_batch(_Maker(task.source)(step=3)) for _ in "ab")
+    assert torch.equal(one.inputs, other.inputs)
+    network = task.build()
+    loss = task.loss(network(one.inputs), one)
+    assert torch.isfinite(loss)
+    task.close()
+
+
+def test_anatomy_batches_hold_one_head(anatomies):
+    pair = replace(ANATOMY, optimisation=replace(ANATOMY.optimisation, batch_size=2))
+    with pytest.raises(InputError, match="batch size is 1"):
+        AnatomyTask(pair, anatomies)
+
+
+def test_perfect_anatomy_scores_1_and_mirrored_sides_0():
+    classes = torch.from_numpy(np.random.default_rng(0).integers(0, N_CLASSES, (1, 8, 9, 10)))
+    right, paired = classes % 2 == 0, (classes > 0) & (classes < 17)
+    batch = Batch(torch.zeros(1), (classes.to(torch.uint8), right, paired))
+    logits = functional.one_hot(classes, N_CLASSES).movedim(-1, 1).float()
+    side = right[:, None].float() * 2 - 1
+    perfect = score_anatomy(torch.cat([logits, side], 1), batch)
+    assert perfect == {"brain": 1.0, "regions": 1.0, "nuclei": 1.0, "side": 1.0}
+    mirrored = score_anatomy(torch.cat([logits, -side], 1), batch)
+    assert (mirrored["regions"], mirrored["side"]) == (1.0, 0.0)
+
+
+def test_all_outside_scores_0():
+    classes = torch.ones((1, 4, 4, 4), dtype=torch.uint8)
+    logits = torch.zeros((1, N_CLASSES + 1, 4, 4, 4))
+    logits[:, 0] = 1
+    scores = score_anatomy(logits, Batch(torch.zeros(1), (classes, classes > 9, classes > 9)))
+    assert (scores["brain"], scores["regions"], scores["side"]) == (0, 0, 1)
