@@ -42,7 +42,7 @@ check: $(VENV)/.dev
 docs: $(VENV)/.docs
 	@echo "==> mkdocs: documentation into build/docs"
 	@$(BIN)/python docs/generate.py
-	@$(BIN)/mkdocs build --quiet --strict --site-dir build/docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
 	@echo "open build/docs/index.html"
 
 setup: $(VENV)/.dev $(VENV)/.docs

@@ -1,4 +1,4 @@
-"""Write the parts of the documentation that the code knows: options, settings, labels.
+"""Write the parts of the documentation that the code knows: options, settings, labels, columns.
 
 Run by ``make docs``; ``tests/test_docs.py`` fails where the pages differ from the code.
 """
@@ -7,7 +7,7 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,17 +15,25 @@ import typer.main
 
 from deepmir import config
 from deepmir.cli import app
+from deepmir.io.tables import Column
 from deepmir.labels import LEFT_OFFSET, REGIONS, RIGHT_OFFSET
+from deepmir.result import LESION_FIELDS, MARS_FIELDS
 
 DOCS = Path(__file__).parent
 
 
 def pages() -> dict[Path, str]:
     """Return what each page that has generated parts should hold."""
-    parts = {"options": options_text(), "settings": settings_text(), "labels": labels_text()}
+    parts = {
+        "options": options_text(),
+        "settings": settings_text(),
+        "labels": labels_text(),
+        "lesion columns": columns_text([column for column, _ in LESION_FIELDS]),
+        "mars columns": columns_text([column for column, _ in MARS_FIELDS]),
+    }
     texts = {
         path: path.read_text(encoding="utf-8")
-        for path in (DOCS / "reference.md", DOCS / "concepts.md")
+        for path in (DOCS / "reference.md", DOCS / "concepts.md", DOCS / "outputs.md")
     }
     return {path: _filled(text, parts) for path, text in texts.items()}
 
@@ -65,6 +73,16 @@ def labels_text() -> str:
         left_right = f"{region.base + LEFT_OFFSET} / {region.base + RIGHT_OFFSET}"
         number = left_right if region.paired else str(region.base)
         lines.append(f"| {number} | {region.name} | {region.compartment} |")
+    return "\n".join(lines) + "\n"
+
+
+def columns_text(columns: Sequence[Column]) -> str:
+    """Return the columns of a table, as its data dictionary has them."""
+    lines = ["| column | unit | meaning |", "|---|---|---|"]
+    for column in columns:
+        levels = "; ".join(f"`{level}`: {meaning}" for level, meaning in column.levels.items())
+        meaning = f"{column.description}. {levels}" if levels else column.description
+        lines.append(f"| `{column.name}` | {column.units or ''} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -61,7 +61,7 @@ def phantom_person(
         findings[np.sum(away_mm**2, axis=0) < radius_mm**2] = finding
     texture = [_smooth_noise(rng, shape, spacing_mm) for _ in range(2)]
     noise = rng.normal(size=shape)
-    swi = np.where(findings > 0, 20, 100 + 4 * texture[0] - 3 * texture[1] + noise)
+    swi = np.where(findings > 0, 20, 100 + 4 * texture[0] - 6 * texture[1] + noise)
     t2w = 100 - 15 * texture[0] + 10 * texture[1] + rng.normal(size=shape)
     chi = 0.02 * texture[1] + 0.003 * noise
     chi = np.where(findings == Finding.CALCIFICATION, -0.6, np.where(findings > 0, 0.6, chi))

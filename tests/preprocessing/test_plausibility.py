@@ -62,7 +62,7 @@ def test_a_magnitude_is_no_susceptibility_map(brain):
 
 
 def test_a_map_moved_to_positive_numbers_is_refused(brain):
-    with pytest.raises(InputError, match="0.0% of its brain is negative"):
+    with pytest.raises(InputError, match=r"0\.0% of its brain is negative"):
         check_chimap(volume(np.where(brain == 0, 0, brain + 1)), None)
 
 

@@ -71,7 +71,7 @@ def test_all_units_are_known():
 
 
 def test_an_unknown_unit_is_refused():
-    with pytest.raises(UnitError, match="'ppt'.*ppm | ppb"):
+    with pytest.raises(UnitError, match=r"'ppt'.*ppm \| ppb"):
         to_ppm(chimap(brain_of(0.07)), brain=None, unit="ppt")
 
 

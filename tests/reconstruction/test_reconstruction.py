@@ -93,7 +93,7 @@ def test_a_ramp_of_many_turns_is_unwrapped():
 
 
 def test_vsharp_removes_a_harmonic_field_and_keeps_a_local_one(ball):
-    i, j, k = np.indices(SHAPE)
+    i, _, k = np.indices(SHAPE)
     background = (0.05 * (i - 24) * SPACING[0] - 0.03 * (k - 20) * SPACING[2]).astype(np.float32)
     source = np.zeros(SHAPE, np.float32)
     source[23:25, 25:27, 19:21] = 1.0
@@ -104,7 +104,7 @@ def test_vsharp_removes_a_harmonic_field_and_keeps_a_local_one(ball):
     assert inner.sum() < ball.sum()
 
 
-def test_swi_darkens_where_the_field_rises(echoes, ball):
+def test_swi_darkens_where_the_field_rises(echoes):
     for phase in ("homodyne", "unwrapped"):
         swi = reconstruct_swi(echoes, SwiSettings(echo=2, phase=phase, filter_size=48))
         magnitude = np.abs(echoes.signals[2])

@@ -196,6 +196,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
         run(tmp_path)
 
 
+def test_a_checkpoint_of_another_version_is_refused(tmp_path):
+    torch.save({"format": 1, "step": 3}, tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(TrainingError, match="of this version"):
+        run(tmp_path)
+
+
 def test_nothing_half_written_is_left(tmp_path):
     run(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT_NAME, LOG_NAME]

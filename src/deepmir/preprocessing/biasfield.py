@@ -5,7 +5,7 @@ import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 
 from deepmir.errors import GeometryError
 from deepmir.geometry import Affine
-from deepmir.preprocessing.resample import from_itk, to_itk
+from deepmir.preprocessing.resample import from_itk, one_thread, to_itk
 from deepmir.volume import BoolMap, FloatMap
 
 _ITERATIONS = (20, 20, 20)  # measured: 50 a level took twice as long and changed nothing
@@ -55,9 +55,9 @@ def _field(image: FloatMap, usable: BoolMap, affine: Affine, *, shrink: int) -> 
     factors = _shrink_factors(full, shrink)
     small = sitk.Shrink(full, factors)
     method = sitk.N4BiasFieldCorrectionImageFilter()
-    method.SetNumberOfThreads(1)  # sums of many threads may differ in their last bit
     method.SetMaximumNumberOfIterations(_ITERATIONS)
-    method.Execute(small, sitk.Shrink(inside, factors))
+    with one_thread():
+        method.Execute(small, sitk.Shrink(inside, factors))
     log_field = from_itk(method.GetLogBiasFieldAsImage(full))
     field: FloatMap = np.exp(log_field)
     return field

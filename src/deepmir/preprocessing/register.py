@@ -16,7 +16,7 @@ import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 from deepmir.config import PreprocessConfig
 from deepmir.errors import GeometryError, InputError
 from deepmir.geometry import Grid, spacing_mm, voxel_to_world
-from deepmir.preprocessing.resample import from_itk, resample, to_itk
+from deepmir.preprocessing.resample import from_itk, one_thread, resample, to_itk
 from deepmir.volume import BoolMap, FloatMap, Modality, Notice, Volume
 
 LEVELS_MM = (8.0, 4.0, 2.0)
@@ -147,10 +147,11 @@ def register_rigid(moving: Volume, fixed: Volume, *, from_centre: bool) -> Rigid
     """
     start = _start(moving, fixed, from_centre=from_centre)
     found = sitk.Euler3DTransform(start)
-    moving_image, fixed_image = (to_itk(_float32(scan), scan.affine) for scan in (moving, fixed))
+    moving_image, fixed_image = (to_itk(_clipped(scan), scan.affine) for scan in (moving, fixed))
     for level_mm in LEVELS_MM:
         levels = [_shrunken(image, level_mm) for image in (fixed_image, moving_image)]
-        found = _optimised(levels[0], levels[1], start=found, step_mm=level_mm)
+        with one_thread():
+            found = _optimised(levels[0], levels[1], start=found, step_mm=level_mm)
     finest = [_shrunken(image, LEVELS_MM[-1]) for image in (fixed_image, moving_image)]
     before, overlap_before = _quality(finest[0], finest[1], start)
     after, overlap_after = _quality(finest[0], finest[1], found)
@@ -260,7 +261,6 @@ def _optimised(
 ) -> sitk.Euler3DTransform:
     found = sitk.Euler3DTransform(start)
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(_BINS)
     share = min(1.0, _SAMPLES / fixed.GetNumberOfPixels())
     if share < 1:
@@ -333,6 +333,16 @@ def _entropy(share: npt.NDArray[np.float64]) -> float:
 
 def _float32(volume: Volume) -> FloatMap:
     return volume.data.astype(np.float32, copy=False)
+
+
+def _clipped(volume: Volume) -> FloatMap:
+    """Clip an image to its 0.5 to 99.5 %: the metric's bins span all values there are."""
+    data = _float32(volume)
+    seen = data[data != 0]
+    if seen.size == 0:
+        return data
+    low, high = np.percentile(seen, [0.5, 99.5])
+    return data.clip(min(float(low), 0.0), float(high)).astype(np.float32)
 
 
 def _name(volume: Volume) -> str:

@@ -1,5 +1,8 @@
 """From one grid to another: the bridge to SimpleITK and the 2 mm grid of the anatomy part."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
@@ -28,6 +31,21 @@ def to_itk(data: FloatMap | BoolMap, affine: Affine) -> sitk.Image:
 def from_itk(image: sitk.Image) -> FloatMap:
     """Array (I, J, K) of an image of SimpleITK, float32."""
     return np.ascontiguousarray(sitk.GetArrayViewFromImage(image).T, dtype=np.float32)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let SimpleITK sum in one thread, hence in one order: the same bits every time.
+
+    A filter's own number of threads does not reach the metric inside a registration, so the
+    library's default is changed, and put back at the end.
+    """
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def resample(

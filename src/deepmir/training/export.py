@@ -195,6 +195,7 @@ def write_safetensors(parts: list[TrainedPart], path: Path) -> None:
             stored = value.half() if value.dtype.is_floating_point else value
             tensors[f"{trained.part}.{name}"] = stored.contiguous()
     save_file(tensors, str(path), metadata=header)
+    path.chmod(0o644)  # safetensors makes it readable by its owner only
 
 
 def _all_scores(parts: list[TrainedPart]) -> dict[str, float]:

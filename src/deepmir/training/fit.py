@@ -346,8 +346,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
         raise TrainingError(f"cannot read the checkpoint {path}: {error}") from error
-    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+    fields = set(Checkpoint.__dataclass_fields__) | {"format"}
+    if not isinstance(content, dict) or content.keys() != fields or content["format"] != _FORMAT:
         raise TrainingError(f"{path} is not a checkpoint of this version of deepmir")
+    del content["format"]
     content["recipe"] = recipe_from_json(content["recipe"])
     content["spec"] = spec_from_json(content["spec"])
     return Checkpoint(**content)

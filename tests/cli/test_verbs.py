@@ -1,0 +1,313 @@
+"""Every verb does its work, says it shortly, and explains itself."""
+
+import json
+import shutil
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.nifti1 import Nifti1Image
+
+from deepmir.cli import app, main
+from deepmir.io.bids import SubjectOutputs, raw_scan
+from deepmir.model.weights import load_weights
+
+VERBS = ("segment", "measure", "demo", "simulate", "evaluate", "train", "info")
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line; give (exit code, standard output, standard error)."""
+
+    def call(*words):
+        code = main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def scans(scan_files):
+    return ["--swi", scan_files["swi"], "--qsm", scan_files["qsm"], "--t2w", scan_files["t2w"]]
+
+
+# ---- help ------------------------------------------------------------------
+
+
+def test_verbs_are_exactly_these():
+    names = tuple(command.name for command in app.registered_commands)
+    assert names == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, run):
+    code, out, err = run(verb, "--help")
+    assert code == 0
+    assert err == ""
+    assert f"deepmir {verb}" in out
+    assert "--verbose" in out
+
+
+def test_no_words_show_the_help(run):
+    _, out, err = run()
+    assert "segment" in out + err
+
+
+@pytest.mark.parametrize(
+    "words", [["segment", "--nonsense"], ["nonsense"], ["segment"], ["evaluate", "one"]]
+)
+def test_wrong_usage_exits_with_2(words, run):
+    code, _, err = run(*words)
+    assert code == 2
+    assert "Usage" in err
+
+
+# ---- segment and measure ---------------------------------------------------
+
+
+def test_segment_writes_a_report_and_says_where(run, scans, tiny_weights, tmp_path):
+    code, out, err = run("segment", *scans, "--out", tmp_path, "--weights", tiny_weights)
+    assert code == 0
+    assert out.splitlines()[-1] == f"report: {tmp_path / 'sub-01.html'}"
+    assert (tmp_path / "sub-01.html").exists()
+    assert "microbleeds" in out
+    assert [line.split("] ")[1] for line in err.splitlines()] == [
+        "read",
+        "preprocess",
+        "segment",
+        "lesions",
+        "report",
+    ]
+
+
+def test_quiet_says_nothing(run, scans, tiny_weights, tmp_path):
+    words = ["--out", tmp_path, "--weights", tiny_weights, "--quiet"]
+    assert run("segment", *scans, *words) == (0, "", "")
+
+
+def test_options_of_segment_arrive(run, scans, tiny_weights, tmp_path, scan_files):
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[lesions]\nconnectivity = 6\n[segment]\ndevice = 'auto'\n")
+    code, _, err = run(
+        "segment", *scans, "--out", tmp_path / "out", "--weights", tiny_weights, "--subject", "x7",
+        "--config", settings, "--device", "cpu", "--brain-mask", scan_files["mask"],
+        "--qsm-unit", "ppm", "--no-save-probabilities",
+    )  # fmt: skip
+    assert code == 0, err
+    record = json.loads((tmp_path / "out" / SubjectOutputs("x7").provenance).read_text())
+    assert record["config"]["lesions"]["connectivity"] == 6
+    assert record["config"]["segment"]["device"] == "cpu"
+    assert record["command_line"] == sys.argv
+    assert "brain mask" in [file["role"] for file in record["inputs"]]
+    assert not list((tmp_path / "out").rglob("*probseg*"))
+
+
+def test_t2w_alone_is_no_failure_and_counts_nothing(run, scan_files, tiny_weights, tmp_path):
+    code, out, err = run(
+        "segment", "--t2w", scan_files["t2w"], "--out", tmp_path, "--weights", tiny_weights
+    )
+    assert code == 0
+    assert "warning: T2w alone" in err
+    counts = [line.split()[-1] for line in out.splitlines()[2:-1]]
+    assert counts == ["n/a"] * 5
+
+
+def test_measure_counts_what_a_person_drew(run, scans, scan_files, tiny_weights, tmp_path):
+    code, out, _ = run(
+        "measure", scan_files["truth"], *scans, "--out", tmp_path, "--weights", tiny_weights
+    )
+    assert code == 0
+    counts = [line.split()[-1] for line in out.splitlines()[2:-1]]
+    assert counts == ["1", "1", "0", "1", "1"]
+    assert not list(tmp_path.rglob("*probseg*"))
+
+
+# ---- demo ------------------------------------------------------------------
+
+
+@pytest.fixture
+def demo_scans(scan_files, tmp_path):
+    """Put the tiny person where the demo looks for a person it has simulated before."""
+    folder, label = tmp_path / "demo" / "scans", "sim4x001"
+    truth = folder / "derivatives" / "truth" / SubjectOutputs(label).findings
+    for name, path in (
+        ("swi", folder / raw_scan(label, "swi")),
+        ("qsm", folder / raw_scan(label, "Chimap")),
+        ("t2w", folder / raw_scan(label, "T2w")),
+        ("truth", truth),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(scan_files[name], path)
+    return tmp_path / "demo"
+
+
+def test_demo_scores_against_the_truth_and_shows_it(run, demo_scans, tiny_weights):
+    code, out, err = run("demo", "--out", demo_scans, "--seed", 4, "--weights", tiny_weights)
+    assert code == 0, err
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    for finding in ("CMB", "IRON", "CALCIFICATION"):
+        assert rows[finding][1:8] == ["1", "1", "1", "1", "1.00", "1.00", "1.00"]
+    page = demo_scans / "results" / "sub-sim4x001.html"
+    assert out.splitlines()[-1] == f"report: {page}"
+    assert "any-overlap" in page.read_text(encoding="utf-8")
+
+
+def test_demo_simulates_what_is_not_there(run, tmp_path, monkeypatch, tiny_weights):
+    asked = []
+
+    def simulate(out, **options):
+        asked.append((out, options))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("deepmir.simulation.cohort.simulate_cohort", simulate)
+    code, _, _ = run("demo", "--out", tmp_path / "demo", "--seed", 9, "--weights", tiny_weights)
+    assert code == 1
+    ((out, options),) = asked
+    assert out == tmp_path / "demo" / "scans"
+    assert options["subjects"] == 1
+    assert options["seed"] == 9
+    assert not (tmp_path / "demo" / "results").exists()
+
+
+def test_demo_looks_at_the_weights_before_it_simulates(run, tmp_path):
+    code, _, err = run("demo", "--out", tmp_path / "demo", "--weights", tmp_path / "none")
+    assert code == 2
+    assert str(tmp_path / "none") in err
+    assert not (tmp_path / "demo").exists()
+
+
+# ---- simulate and train: the options arrive --------------------------------
+
+
+def test_simulate_passes_its_options_on(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "deepmir.simulation.cohort.simulate_cohort",
+        lambda out, **options: asked.append((out, options)),
+    )
+    code, out, _ = run(
+        "simulate", tmp_path, "--subjects", 3, "--seed", 5, "--anatomy", "a.nii", "--anatomy",
+        "b.nii", "--protocol", "mesa-like",
+    )  # fmt: skip
+    ((folder, options),) = asked
+    assert code == 0
+    assert folder == tmp_path
+    assert (options["subjects"], options["seed"]) == (3, 5)
+    assert [path.name for path in options["anatomies"]] == ["a.nii", "b.nii"]
+    assert options["protocol"] == "mesa-like"
+    assert str(tmp_path) in out
+
+
+def test_simulate_refuses_a_head_that_is_not_there(run, tmp_path):
+    code, _, err = run("simulate", tmp_path / "out", "--anatomy", tmp_path / "absent.nii.gz")
+    assert code == 2
+    assert "absent.nii.gz" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_passes_its_options_on(run, tmp_path, monkeypatch):
+    fit = pytest.importorskip("deepmir.training.fit", reason="torch is not installed")
+    asked = []
+
+    def train(recipe, data, out, **options):
+        asked.append((recipe, data, out, options))
+        return fit.FitResult(7, 100, out / "last.pt", {})
+
+    monkeypatch.setattr("deepmir.training.run.train", train)
+    code, out, _ = run(
+        "train", "--recipe", "release-findings", "--data", "cases", "--out", tmp_path, "--minutes",
+        2, "--steps", 100, "--init", "from", "--no-resume", "--device", "cpu", "--threads", 1,
+    )  # fmt: skip
+    ((recipe, data, folder, options),) = asked
+    assert code == 0
+    assert recipe.name == "release-findings"
+    assert (data.name, folder, options["init"].name) == ("cases", tmp_path, "from")
+    assert options["options"] == fit.RunOptions(
+        minutes=2, steps=100, resume=False, threads=1, device="cpu"
+    )
+    assert "step 7 of 100" in out
+
+
+def test_train_says_how_to_install_its_part(run, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("deepmir.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "deepmir.training.fit", None)
+    code, _, err = run("train", "--recipe", "x", "--data", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert "pip install 'deepmir[train]'" in err
+
+
+# ---- evaluate --------------------------------------------------------------
+
+
+@pytest.fixture
+def shifted(scan_files, tmp_path):
+    """Write the truth with its first finding removed and its second called CMB."""
+    image = nib.load(scan_files["truth"])
+    labels = np.asarray(image.dataobj).copy()
+    labels[labels == 1] = 0
+    labels[labels == 2] = 1
+    path = tmp_path / "shifted.nii.gz"
+    Nifti1Image(labels, image.affine).to_filename(path)
+    return path
+
+
+def test_evaluate_of_two_files(run, scan_files, shifted):
+    code, out, err = run("evaluate", shifted, scan_files["truth"])
+    assert code == 0, err
+    rows = {line.split()[0]: line.split() for line in reversed(out.splitlines()) if line}
+    assert rows["CMB"][1:7] == ["1", "0", "1", "0", "0.00", "0.00"]
+    assert rows["CALCIFICATION"][1:7] == ["1", "1", "1", "1", "1.00", "1.00"]
+    assert "any-overlap, 26-connectivity, 1 person" in out
+
+
+def test_evaluate_of_two_folders_pairs_persons(run, scan_files, tmp_path):
+    for folder in ("found", "true"):
+        for label in ("01", "02"):
+            path = tmp_path / folder / SubjectOutputs(label).findings
+            path.parent.mkdir(parents=True)
+            shutil.copy(scan_files["truth"], path)
+    code, out, _ = run("evaluate", tmp_path / "found", tmp_path / "true")
+    assert code == 0
+    assert "2 persons" in out
+    shutil.rmtree(tmp_path / "found" / "sub-02")
+    code, _, err = run("evaluate", tmp_path / "found", tmp_path / "true")
+    assert code == 2
+    assert "sub-02_desc-findings_dseg.nii.gz" in err
+
+
+def test_evaluate_refuses_empty_folders_and_unknown_connectivity(run, scan_files, tmp_path):
+    code, _, err = run("evaluate", tmp_path, tmp_path)
+    assert code == 2
+    assert str(tmp_path) in err
+    truth = scan_files["truth"]
+    code, _, err = run("evaluate", truth, truth, "--connectivity", 8)
+    assert code == 2
+    assert "6, 18 or 26" in err
+
+
+# ---- info ------------------------------------------------------------------
+
+
+def test_info_shows_version_network_and_hardware(run, tiny_weights):
+    code, out, _ = run("info", "--weights", tiny_weights)
+    assert code == 0
+    for words in ("deepmir  ", "Python", "CPU threads", "memory", "GPU", "part [train]"):
+        assert words in out
+    assert load_weights(tiny_weights).sha256 in out
+    assert "# Tiny network" in out
+
+
+def test_info_names_weights_that_are_asked_for_and_missing(run, tmp_path):
+    code, _, err = run("info", "--weights", tmp_path / "none")
+    assert code == 2
+    assert str(tmp_path / "none") in err
+
+
+def test_info_survives_without_the_released_network(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepmir.model.weights.RELEASED", tmp_path / "gone")
+    code, out, _ = run("info")
+    assert code == 0
+    assert "network: " in out

@@ -1,0 +1,129 @@
+"""One simulated person: what was put in must be seen, labelled, and repeatable."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepmir.errors import ConfigError, InputError
+from deepmir.labels import Finding
+from deepmir.simulation.cases import write_case, write_cases
+from deepmir.simulation.lesions import FINDING_OF_KIND, Counts, Kind
+from deepmir.simulation.person import parameters_text, simulate_person
+from deepmir.simulation.truth import IGNORE
+
+_SPEC = importlib.util.spec_from_file_location(
+    "phantom_head", Path(__file__).with_name("phantom_head.py")
+)
+phantom_head = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(phantom_head)
+
+
+def few(_rng: np.random.Generator) -> Counts:
+    return Counts(cmb=3, iron=2, calcification=2, mixed=0)
+
+
+@pytest.fixture(scope="module")
+def anatomy():
+    return phantom_head.phantom_anatomy()
+
+
+@pytest.fixture(scope="module")
+def person(anatomy):
+    return simulate_person(anatomy, seed=3, protocol="mesa-like", counts=few)
+
+
+def test_all_images_lie_on_one_grid(person):
+    shape = person.swi.shape
+    images = (person.chi_ppm, person.findings, person.mimics, person.acquisition.t2w)
+    assert {image.shape for image in images} == {shape}
+    assert all(np.isfinite(image).all() for image in images)
+
+
+def test_labels_are_findings_or_ignored(person):
+    assert set(np.unique(person.findings)) <= {0, 1, 2, 3, IGNORE}
+    assert (person.findings == Finding.CMB).any()
+
+
+def test_a_visible_deposit_has_the_label_of_its_kind(person):
+    for deposit, seen, effect in zip(
+        person.deposits, person.visibility, person.acquisition.effects, strict=True
+    ):
+        if seen is None or not seen.seen:
+            continue
+        densest = np.unravel_index(np.argmax(effect.fraction), effect.fraction.shape)
+        around = person.findings[effect.block][tuple(slice(max(c - 2, 0), c + 3) for c in densest)]
+        assert FINDING_OF_KIND[deposit.kind] in around
+
+
+def test_blood_is_paramagnetic_and_calcium_diamagnetic_on_the_reconstructed_map(person):
+    for deposit, seen in zip(person.deposits, person.visibility, strict=True):
+        if seen is not None and seen.seen_on_qsm:
+            assert np.sign(seen.peak_chi_ppm) == np.sign(deposit.chi_ppm)
+
+
+def test_findings_darken_swi(person):
+    inside = person.findings == Finding.CMB
+    assert np.median(person.swi[inside]) < 0.6 * np.median(person.swi[person.acquisition.brain])
+
+
+def test_same_seed_same_bytes_other_seed_other_person(anatomy, person):
+    again = simulate_person(anatomy, seed=3, protocol="mesa-like", counts=few)
+    assert np.array_equal(again.swi, person.swi)
+    assert np.array_equal(again.chi_ppm, person.chi_ppm)
+    assert parameters_text(again) == parameters_text(person)
+    other = simulate_person(anatomy, seed=4, protocol="mesa-like", counts=few)
+    assert other.swi.shape != person.swi.shape or not np.array_equal(other.swi, person.swi)
+
+
+def test_a_whole_head_has_a_t2w_of_its_own_grid_and_pose(anatomy):
+    whole = simulate_person(
+        anatomy,
+        seed=3,
+        protocol="mesa-like",
+        counts=lambda _: Counts(cmb=1, iron=0, calcification=0, mixed=0),
+        whole_head=True,
+    )
+    scan = whole.acquisition
+    assert scan.t2w.shape != whole.swi.shape
+    assert np.linalg.norm(scan.t2w_affine[:3, 0]) == pytest.approx(1.0)
+    assert not np.allclose(scan.t2w_affine, scan.affine)
+
+
+def test_without_deposits_there_is_no_label(anatomy):
+    none = simulate_person(
+        anatomy,
+        seed=5,
+        protocol="mesa-like",
+        counts=lambda _: Counts(cmb=0, iron=0, calcification=0, mixed=0),
+    )
+    assert not none.findings.any()
+    assert none.deposits == ()
+
+
+def test_an_unknown_protocol_is_refused(anatomy):
+    with pytest.raises(ConfigError, match="mesa-like"):
+        simulate_person(anatomy, seed=1, protocol="nobody's")
+
+
+def test_a_case_holds_what_training_reads(person, tmp_path):
+    write_case(person, tmp_path / "case-00000")
+    files = sorted(path.name for path in (tmp_path / "case-00000").iterdir())
+    arrays = ["brain.npy", "channels.npy", "labels.npy", "mimics.npy", "regions.npy"]
+    assert files == sorted(["case.json", *arrays])
+    channels = np.load(tmp_path / "case-00000" / "channels.npy")
+    labels = np.load(tmp_path / "case-00000" / "labels.npy")
+    assert channels.dtype == np.float16
+    assert channels.shape == (3, *labels.shape)
+    assert (labels == Finding.CMB).sum() == (person.findings == Finding.CMB).sum()
+    assert not list(tmp_path.glob(".case*"))
+
+
+def test_cases_need_an_anatomy(tmp_path):
+    with pytest.raises(InputError, match="anatom"):
+        write_cases([], tmp_path, count=1, seed=0)
+
+
+def test_kinds_all_have_a_meaning():
+    assert set(FINDING_OF_KIND) == set(Kind)
