@@ -103,7 +103,7 @@ def score_subset(
         truth = out / "scans" / TRUTH_FOLDER
         names = SubjectOutputs(label)
         reference = read_label_map(truth / names.findings)[0].data.astype(np.int32)
-        found = result.segmentation.findings.astype(np.int32)
+        found = result.findings().astype(np.int32)
         scores.append(evaluate_person(found, reference, connectivity=26, rule="any-overlap"))
         add_dice(dice, result.prepared, truth, names)
         print(label, line_of(scores[-1]), flush=True)

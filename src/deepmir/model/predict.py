@@ -74,12 +74,18 @@ class OpenVinoNetwork:
 
     def _compile(self, shape: tuple[int, ...]) -> None:
         try:
+            if (
+                not self._model.input(0)
+                .get_partial_shape()[1]
+                .compatible(openvino.Dimension(shape[1]))
+            ):
+                raise RuntimeError(f"it takes another number of channels than {shape[1]}")
             self._model.reshape(list(shape))
             compiled = self._core.compile_model(self._model, "CPU", self._options)
         except RuntimeError as error:
             raise WeightsError(
-                f"{self._path} does not take an input of shape {shape}; it was exported by "
-                "another version of deepmir"
+                f"{self._path} does not take an input of shape {shape}: "
+                f"{str(error).splitlines()[-1]}; was it exported by another version of deepmir?"
             ) from error
         self._request = compiled.create_infer_request()
         self._shape = shape

@@ -18,6 +18,7 @@ from deepmir.io.bids import (
 )
 from deepmir.io.nifti import write_map
 from deepmir.simulation.anatomy import Anatomy, built_in_anatomy, load_anatomy, read_anatomy
+from deepmir.simulation.lesions import Counts, realistic_counts
 from deepmir.simulation.person import SimulatedPerson, parameters_text, simulate_person
 from deepmir.volume import FloatMap, Modality, Volume
 
@@ -28,13 +29,14 @@ TRUTH_FOLDER = Path("derivatives", "truth")
 Progress = Callable[[str, float], None]
 
 
-def simulate_cohort(
+def simulate_cohort(  # noqa: PLR0913 - one keyword for each choice a user has
     out: Path,
     *,
     subjects: int,
     seed: int,
     anatomies: Sequence[Path] | None = None,
     protocol: str | None = None,
+    counts: Callable[[np.random.Generator], Counts] = realistic_counts,
     progress: Progress | None = None,
 ) -> None:
     """Write `subjects` simulated persons; person n is a pure function of the seed and n.
@@ -48,6 +50,9 @@ def simulate_cohort(
         without them the built-in template head.
     protocol : str, optional
         ``random`` (one drawn for each person; the default) or ``mesa-like``.
+    counts : function of a random generator
+        How many deposits of each kind; by default as in a cohort, where half of the people have
+        no microbleed.
 
     Raises
     ------
@@ -67,6 +72,7 @@ def simulate_cohort(
             anatomy,
             seed=person_seed(seed, n),
             protocol=protocol or "random",
+            counts=counts,
             whole_head=True,
         )
         write_person(person, out, subject=label)

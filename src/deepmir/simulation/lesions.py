@@ -105,6 +105,16 @@ def realistic_counts(rng: np.random.Generator) -> Counts:
     )
 
 
+def demonstration_counts(rng: np.random.Generator) -> Counts:
+    """Draw some of each kind, for a person to show."""
+    return Counts(
+        cmb=int(rng.integers(5, 9)),
+        iron=int(rng.integers(3, 5)),
+        calcification=int(rng.integers(2, 4)),
+        mixed=0,
+    )
+
+
 def training_counts(rng: np.random.Generator) -> Counts:
     """Many more deposits than people have: a network learns from what it sees."""
     return Counts(
