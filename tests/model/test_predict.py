@@ -209,3 +209,10 @@ def test_auto_falls_back_where_torch_finds_no_gpu(weights, monkeypatch):
     monkeypatch.setattr(predict, "_on_gpu", lambda *_: None)
     network = open_network(weights, "anatomy", SegmentConfig(device="auto"))
     assert isinstance(network, OpenVinoNetwork)
+
+
+def test_a_trainable_form_without_a_spec_is_refused(weights):
+    pytest.importorskip("torch")
+    predict_torch = pytest.importorskip("deepmir.model.predict_torch")
+    with pytest.raises(WeightsError, match=r"weights\.safetensors does not hold the findings"):
+        predict_torch.load_network(weights, "findings")

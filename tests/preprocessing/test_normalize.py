@@ -36,6 +36,16 @@ def test_swi_is_relative_to_the_brains_median(image, mask):
     assert scaled.dtype == np.float32
 
 
+def test_the_background_of_a_stripped_swi_is_no_deposit(image, mask):
+    image[~mask] = 0
+    image[5] = 0  # the scan's own mask is smaller than the brain's
+    image[8, 7, 4] = 0  # a deposit without signal inside
+    scaled = scale_swi(image, mask, spacing_mm=SPACING_MM)
+    assert not scaled[:6].any()
+    assert not scaled[~mask].any()
+    assert scaled[8, 7, 4] == -2
+
+
 def test_t2w_is_a_robust_z_score(image, mask):
     values = np.random.default_rng(2).normal(300, 20, mask.sum())
     image[mask] = values

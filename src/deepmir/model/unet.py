@@ -8,7 +8,8 @@ here a coarse deep network sees the whole head and a fine shallow one sees the l
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -38,6 +39,8 @@ class UNetSpec:
     kernels: tuple[Triple, ...]
     norm: Literal["batch", "instance"]
     """Instance normalisation erases the absolute susceptibility of a window: see findings."""
+    supervised_levels: int = 0
+    """Coarser levels with an output of their own while training (Lee 2015, deep supervision)."""
 
     @property
     def levels(self) -> int:
@@ -78,17 +81,31 @@ class UNet(nn.Module):
             for level in range(spec.levels - 1, 0, -1)
         )
         self.head = UnetOutBlock(3, spec.filters[0], spec.out_channels)
+        self.coarse_heads = nn.ModuleList(
+            UnetOutBlock(3, spec.filters[level + 1], spec.out_channels)
+            for level in range(spec.supervised_levels)
+        )
 
     def forward(self, batch: Tensor) -> Tensor:
         """Logits (B, out_channels, I, J, K) of a batch (B, in_channels, I, J, K)."""
+        return cast(Tensor, self.head(self._decoded(batch)[0]))
+
+    def forward_levels(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """Logits of the finest and of each supervised coarser level, finest first."""
+        decoded = self._decoded(batch)
+        coarser = zip(self.coarse_heads, decoded[1:], strict=False)
+        return self.head(decoded[0]), *(head(level) for head, level in coarser)
+
+    def _decoded(self, batch: Tensor) -> list[Tensor]:
+        """Output of each level of the decoder, finest first."""
         skips: list[Tensor] = []
         for block in self.encoder:
             batch = block(batch)
             skips.append(batch)
-        batch = skips.pop()
+        decoded = [skips.pop()]
         for block in self.decoder:
-            batch = block(batch, skips.pop())
-        return cast(Tensor, self.head(batch))
+            decoded.append(block(decoded[-1], skips.pop()))
+        return decoded[::-1]
 
     @property
     def head_bias(self) -> Tensor:
@@ -121,6 +138,11 @@ def check_spec(spec: UNetSpec) -> None:
         raise ConfigError(
             f"a network needs one stride and one kernel for each of at least 2 levels, got "
             f"{len(spec.filters)} filters, {len(spec.strides)} strides, {len(spec.kernels)} kernels"
+        )
+    if not 0 <= spec.supervised_levels < spec.levels:
+        raise ConfigError(
+            f"{spec.supervised_levels} supervised levels of a network of {spec.levels}; "
+            f"wanted 0 to {spec.levels - 1}"
         )
     if spec.strides[0] != (1, 1, 1):
         raise ConfigError(
@@ -195,6 +217,16 @@ def build_anatomy_network(spec: UNetSpec | None = None) -> UNet:
 
 
 _SPEC: TypeAdapter[UNetSpec] = TypeAdapter(UNetSpec)
+
+
+def released_spec(spec: UNetSpec) -> UNetSpec:
+    """Spec of the same network without what serves training only."""
+    return replace(spec, supervised_levels=0)
+
+
+def released_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without those of the supervised coarser levels."""
+    return {name: value for name, value in state.items() if not name.startswith("coarse_heads.")}
 
 
 def spec_to_json(spec: UNetSpec) -> str:

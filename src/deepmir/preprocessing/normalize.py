@@ -7,6 +7,7 @@ median and divided by a constant, never by its own spread.
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from deepmir.errors import GeometryError, InputError
 from deepmir.volume import BoolMap, FloatMap
@@ -23,6 +24,9 @@ def scale_swi(
     swi: FloatMap, mask: BoolMap, *, spacing_mm: Spacing, name: str = "the SWI"
 ) -> FloatMap:
     """Scale SWI to 2·(x / median − 1), clipped to −2 … 4: no signal at all is −2.
+
+    Voxels of exactly 0 that reach from outside the mask are the background of a scan without
+    skull: they are 0 as all else outside, lest the edge of the brain look like one deposit.
 
     Parameters
     ----------
@@ -60,6 +64,7 @@ def scale_swi(
             "pass the image as the scanner or the SWI reconstruction made it"
         )
     scaled = np.clip(2 * (swi / np.float32(median) - 1), -2, 4)
+    scaled[_background(swi, mask)] = 0
     return _near_mask_only(scaled, mask, spacing_mm)
 
 
@@ -147,6 +152,17 @@ def _values_inside(image: FloatMap, mask: BoolMap, name: str) -> FloatMap:
     if inside.min() == inside.max() and inside.size > 1:
         raise InputError(f"{name} is constant ({inside[0]:.4g}) inside the brain mask; {_ADVICE}")
     return inside
+
+
+def _background(image: FloatMap, mask: BoolMap) -> BoolMap:
+    """Voxels of zero that are joined by faces to one outside the mask."""
+    zero = image == 0
+    if not (zero & ~mask).any():
+        return np.zeros_like(zero)
+    pieces, n = ndimage.label(zero)
+    outside = np.zeros(n + 1, dtype=bool)
+    outside[pieces[zero & ~mask]] = True
+    return outside[pieces]
 
 
 def _near_mask_only(

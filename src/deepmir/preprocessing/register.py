@@ -91,7 +91,7 @@ def align(scan: Volume, reference: Volume, config: PreprocessConfig) -> Aligned:
     """
     if scan.modality is Modality.CHIMAP and scan.grid.matches(reference.grid):
         return Aligned(
-            _on_grid(scan, reference, scan.data), Alignment(scan.modality, "identity", 1)
+            _on_grid(scan, reference, scan.data), Alignment(scan.modality, "identity", 1.0)
         )
     apart = overlap(scan.grid, reference.grid) < MIN_OVERLAP
     trusted = from_one_acquisition(scan.grid, reference.grid)
@@ -124,7 +124,9 @@ def overlap(first: Grid, second: Grid) -> float:
     Examples
     --------
     >>> here = Grid((10, 10, 10), np.eye(4))
-    >>> overlap(here, here), overlap(here, Grid((10, 10, 10), np.eye(4) + 50 * np.eye(4)[:, [3]]))
+    >>> away = np.eye(4)
+    >>> away[0, 3] = 50
+    >>> overlap(here, here), overlap(here, Grid((10, 10, 10), away))
     (1.0, 0.0)
     """
     return max(_share_inside(first, second), _share_inside(second, first))

@@ -70,10 +70,18 @@ class AnatomyTask:
         """Batch of one head."""
         return _as_batch(self._ahead.get(step))
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy, Dice and side."""
-        classes, right, paired = batch.targets
-        return anatomy_loss(logits, classes, right=right, paired=paired)
+    def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Cross-entropy, Dice and side; a level of half the resolution counts half.
+
+        Without the coarser levels' own losses hardly any gradient reaches the deep levels, and
+        the nuclei stay unlearned for a thousand steps (docs/decisions.md).
+        """
+        total = logits[0].new_zeros(())
+        for level, here in enumerate(logits):
+            coarser = (slice(None), *(slice(None, None, 2**level),) * 3)
+            classes, right, paired = (target[coarser] for target in batch.targets)
+            total = total + anatomy_loss(here, classes, right=right, paired=paired) / 2**level
+        return total / sum(1 / 2**level for level in range(len(logits)))
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Dice of brain, of all regions and of the nuclei, and right sides, per subset."""

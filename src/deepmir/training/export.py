@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from deepmir.errors import TrainingError, WeightsError
 from deepmir.labels import Finding
 from deepmir.model.predict_torch import load_network
-from deepmir.model.unet import UNet, build_network, spec_to_json
+from deepmir.model.unet import UNet, build_network, released_spec, released_state, spec_to_json
 from deepmir.model.weights import (
     CARD_FILE,
     ONNX_FILES,
@@ -121,8 +121,8 @@ def read_trained_part(part: Part, checkpoint: Path) -> TrainedPart:
     stored = read_checkpoint(checkpoint)
     if stored.recipe.part != part:
         raise TrainingError(f"{checkpoint} is of the {stored.recipe.part} part, wanted {part}")
-    network = build_network(stored.spec)
-    network.load_state_dict(half_rounded(stored.ema))
+    network = build_network(released_spec(stored.spec))
+    network.load_state_dict(half_rounded(released_state(stored.ema)))
     network.eval()
     return TrainedPart(part, stored.recipe, stored.step, stored.scores, network)
 
@@ -269,7 +269,7 @@ def initial_state(folder: Path, recipe: Recipe) -> State:
         If they cannot be read, or the recipe's network is another one.
     """
     network = load_trainable(folder, recipe.part)
-    if network.spec != recipe.network:
+    if network.spec != released_spec(recipe.network):
         raise WeightsError(
             f"the {recipe.part} part of {folder} is a network of {network.spec.filters}, recipe "
             f"{recipe.name} wants {recipe.network.filters}; change the recipe or start at random"

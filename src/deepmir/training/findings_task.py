@@ -47,9 +47,9 @@ class FindingsTask:
         """Batch of patches."""
         return self._ahead.get(step)
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Cross-entropy and Dice of the findings."""
-        return findings_loss(logits, batch.targets[0], self._loss)
+        return findings_loss(logits[0], batch.targets[0], self._loss)
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Dice of each finding over fixed patches of the validation heads; empty without any."""

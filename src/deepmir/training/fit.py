@@ -58,8 +58,8 @@ class Task(Protocol):
     def batch(self, step: int) -> Batch:
         """Batch of one step: the same for the same step, whenever it is asked for."""
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Loss of a batch, float32."""
+    def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Loss of a batch, float32; the logits are those of the levels, finest first."""
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Scores of a network on fixed validation samples."""
@@ -183,7 +183,7 @@ def train_step(
     batch = task.batch(state.step).to(device)
     state.network.train()
     with torch.autocast(device.type, torch.bfloat16, enabled=optimisation.bf16):
-        logits = state.network(batch.inputs)
+        logits = state.network.forward_levels(batch.inputs)
     loss = task.loss(logits, batch)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -274,7 +274,7 @@ def start_state(
     torch.manual_seed(recipe.optimisation.seed)
     network = task.build().to(device)
     if initial is not None:
-        network.load_state_dict(initial)
+        network.load_state_dict(network.state_dict() | initial)  # coarse heads start anew
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=recipe.optimisation.learning_rate,
