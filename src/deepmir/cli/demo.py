@@ -71,8 +71,16 @@ def run(
 
 def _simulate_one(scans: Path, seed: int, progress: Progress) -> None:
     from deepmir.simulation.cohort import simulate_cohort
+    from deepmir.simulation.lesions import demonstration_counts
 
-    simulate_cohort(scans, subjects=1, seed=seed, protocol=_PROTOCOL, progress=progress)
+    simulate_cohort(
+        scans,
+        subjects=1,
+        seed=seed,
+        protocol=_PROTOCOL,
+        counts=demonstration_counts,
+        progress=progress,
+    )
 
 
 def _score(result: "SubjectResult", truth: Path) -> "Score":
