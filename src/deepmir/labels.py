@@ -78,7 +78,7 @@ BASAL_GANGLIA_BASES: frozenset[int] = frozenset({3, 21, 22, 23})
 
 
 def region_number(base: int, side: Side) -> int:
-    """Number of a region in a region label map.
+    """Return the number of a region in a region label map.
 
     Raises
     ------

@@ -92,7 +92,7 @@ def make_view(given: Scans, *, findings: np.ndarray, config: Config | None = Non
         scans=given,
         regions=regions,
         brain_mask=brain(),
-        brain_coverage=0.9,
+        regions_seen=0.9,
         alignments=(
             Alignment(Modality.SWI, "identity", 1.0),
             Alignment(Modality.T2W, "rigid", 0.1, 2.5, 1.5, poor=True),

@@ -23,8 +23,8 @@ class SubjectView:
     """On the reference grid, SWI and T2w as acquired, Chimap in ppm."""
     regions: IntMap  # (I, J, K), region numbers
     brain_mask: BoolMap  # (I, J, K)
-    brain_coverage: float | None
-    """Share of the brain inside the field of view, 0 to 1; None where it is not known."""
+    regions_seen: float | None
+    """Share of the regions that are in the field of view, 0 to 1; None where it is not known."""
     alignments: tuple[Alignment, ...]
     thresholds: tuple[tuple[Finding, float], ...] = ()
     """Probability from which a voxel is a finding."""

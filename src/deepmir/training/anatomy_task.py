@@ -76,12 +76,13 @@ class AnatomyTask:
         Without the coarser levels' own losses hardly any gradient reaches the deep levels, and
         the nuclei stay unlearned for a thousand steps (docs/decisions.md).
         """
-        total = logits[0].new_zeros(())
+        losses = []
         for level, here in enumerate(logits):
             coarser = (slice(None), *(slice(None, None, 2**level),) * 3)
             classes, right, paired = (target[coarser] for target in batch.targets)
-            total = total + anatomy_loss(here, classes, right=right, paired=paired) / 2**level
-        return total / sum(1 / 2**level for level in range(len(logits)))
+            losses.append(anatomy_loss(here, classes, right=right, paired=paired) / 2**level)
+        total: Tensor = torch.stack(losses).sum()
+        return total / sum(1 / 2**level for level in range(len(losses)))
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Dice of brain, of all regions and of the nuclei, and right sides, per subset."""

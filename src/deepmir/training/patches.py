@@ -97,6 +97,11 @@ class _Cut:
 _BASAL_GANGLIA = np.isin(np.arange(256) % 100, sorted(BASAL_GANGLIA_BASES))
 
 
+def basal_ganglia_of(regions: npt.NDArray[np.uint8]) -> FloatMap:
+    """1 where a region map says basal ganglia or one of their nuclei, else 0."""
+    return _BASAL_GANGLIA[regions].astype(np.float32)
+
+
 # ---- cases ---------------------------------------------------------------------------------
 
 
@@ -284,7 +289,7 @@ def _cut(case: Case, centre: Voxel, shape: Shape) -> _Cut:
         channels=np.stack([_window(c, wide_low, wide) for c in case.channels]).astype(np.float32),
         target=_window(case.labels, low, list(shape)),
         brain=_window(case.brain, wide_low, wide).astype(np.float32),
-        basal_ganglia=_BASAL_GANGLIA[regions].astype(np.float32),
+        basal_ganglia=basal_ganglia_of(regions),
     )
 
 
