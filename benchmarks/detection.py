@@ -62,7 +62,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--persons", type=int, default=20)
     parser.add_argument("--seed", type=int, default=2021)
     parser.add_argument("--heads", type=int, nargs="+", default=[15, 16])
-    parser.add_argument("--protocol", default="random")
+    parser.add_argument("--protocol", default="mesa-like")
     parser.add_argument("--subsets", nargs="+", choices=list(SUBSETS), default=list(SUBSETS)[:1])
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--simulate-only", action="store_true")

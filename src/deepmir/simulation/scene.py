@@ -76,12 +76,16 @@ def build_scene(
 ) -> Scene:
     """Pose a head, grow its veins, place its deposits.
 
-    `whole_head` keeps scalp and skull in the field of view; otherwise it ends 8 mm outside the
-    brain, which is all that a network sees of it.
+    The slab ends 8 mm above and below the brain. With `whole_head` it holds scalp and skull in
+    plane; otherwise it ends 8 mm outside the brain there too, which is all that the findings
+    part sees.
     """
     axes = Rotation.from_euler("xyz", protocol.tilt_deg, degrees=True).as_matrix()
-    where = anatomy.labels > 0 if whole_head else anatomy.brain
-    box = _bounding_box(where, anatomy, variation, axes, MARGIN_MM)
+    box = _bounding_box(anatomy.brain, anatomy, variation, axes, MARGIN_MM)
+    if whole_head:
+        low, high = _bounding_box(anatomy.labels > 0, anatomy, variation, axes, MARGIN_MM)
+        low[2], high[2] = box[0][2], box[1][2]
+        box = low, high
     labels, regions, brain = _resample(anatomy, variation, axes, box, step_mm=1.0)
     wide = _bounding_box(anatomy.labels > 0, anatomy, variation, axes, _COARSE_MARGIN_MM)
     coarse, _, _ = _resample(anatomy, variation, axes, wide, step_mm=COARSE_MM)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -76,13 +77,13 @@ class AnatomyTask:
         Without the coarser levels' own losses hardly any gradient reaches the deep levels, and
         the nuclei stay unlearned for a thousand steps (docs/decisions.md).
         """
-        losses = []
-        for level, here in enumerate(logits):
+        shares = [1 / 2**level for level in range(len(logits))]
+        total: Tensor = torch.zeros((), device=logits[0].device)
+        for level, (here, share) in enumerate(zip(logits, shares, strict=True)):
             coarser = (slice(None), *(slice(None, None, 2**level),) * 3)
             classes, right, paired = (target[coarser] for target in batch.targets)
-            losses.append(anatomy_loss(here, classes, right=right, paired=paired) / 2**level)
-        total: Tensor = torch.stack(losses).sum()
-        return total / sum(1 / 2**level for level in range(len(losses)))
+            total = total + share * anatomy_loss(here, classes, right=right, paired=paired)
+        return cast(Tensor, total / sum(shares))
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Dice of brain, of all regions and of the nuclei, and right sides, per subset."""
