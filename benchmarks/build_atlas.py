@@ -36,8 +36,8 @@ CIT168 = {
 VENTRAL_CIT168 = (*range(13, 23), *range(27, 33))  # CIT168 numbers within FreeSurfer's 28, 60
 # Cerebellar white matter is brighter than this on the template's T1.
 CEREBELLAR_WHITE_T1 = 960
-# Centre, half axes and tilt of the dentate's hull: Dimitrova 2006,
-# doi:10.1016/j.neuroimage.2005.12.008; Diedrichsen 2011, doi:10.1016/j.neuroimage.2010.10.010.
+# Centre and half axes of the dentate's hull, after Diedrichsen 2011 (NeuroImage 54:1786). A QSM
+# atlas puts the centre at 13.8, -55.8, -36.4 mm (He 2017, doi:10.1007/s12311-017-0872-7).
 DENTATE_CENTRE_MM = (16.0, -58.0, -34.5)
 DENTATE_HALF_MM = (5.0, 9.0, 6.5)
 
@@ -224,8 +224,8 @@ def sidecar() -> dict[str, object]:
             },
             {
                 "Name": "Place and size of the dentate nucleus (drawn, not copied)",
-                "Reference": "Dimitrova 2006, doi:10.1016/j.neuroimage.2005.12.008; Diedrichsen "
-                "2011, doi:10.1016/j.neuroimage.2010.10.010",
+                "Reference": "Diedrichsen 2011 (NeuroImage 54:1786); He 2017, "
+                "doi:10.1007/s12311-017-0872-7, puts its centre at 13.8, -55.8, -36.4 mm",
                 "Licence": "none needed",
             },
         ],

@@ -122,7 +122,7 @@ def test_a_case_holds_what_training_reads(person, tmp_path):
 
 def test_cases_need_an_anatomy(tmp_path):
     with pytest.raises(InputError, match="anatom"):
-        write_cases([], tmp_path, count=1, seed=0)
+        write_cases([], tmp_path, numbers=range(1), seed=0)
 
 
 def test_kinds_all_have_a_meaning():

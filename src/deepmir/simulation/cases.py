@@ -29,14 +29,15 @@ def write_cases(
     anatomies: Sequence[Path],
     out: Path,
     *,
-    count: int,
+    numbers: range,
     seed: int,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Simulate `count` training cases, going round the anatomies; those there are kept.
+    """Simulate the training cases of these numbers, going round the anatomies; resumes.
 
-    Case n is a pure function of `seed` and n, so a folder can grow and be rebuilt.
+    Case n is a pure function of `seed` and n, so a folder can grow and be rebuilt; cases that
+    are there already are kept.
 
     Raises
     ------
@@ -46,7 +47,7 @@ def write_cases(
     if not anatomies:
         raise InputError("no anatomies given; pass at least one finished anatomy (.npz)")
     out.mkdir(parents=True, exist_ok=True)
-    todo = [n for n in range(count) if not (out / f"case-{n:05d}" / "case.json").exists()]
+    todo = [n for n in numbers if not (out / f"case-{n:05d}" / "case.json").exists()]
     jobs = [(anatomies[n % len(anatomies)], out / f"case-{n:05d}", seed + n) for n in todo]
     with ProcessPoolExecutor(max_workers=workers) as pool:
         for done, _ in enumerate(pool.map(_write_one, jobs), start=1):

@@ -1,0 +1,92 @@
+"""Export trained checkpoints as the released weights, with thresholds and measured figures.
+
+    python benchmarks/release_weights.py --runs runs --out src/deepmir/weights/released
+
+Reads ``anatomy/last.pt`` and ``findings/last.pt`` under RUNS. ``--thresholds`` takes the JSON of
+benchmarks/choose_thresholds.py, ``--detection`` and ``--real`` those of the other benchmarks:
+their figures go into the model card.
+"""
+
+import argparse
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+from deepmir.labels import Finding
+from deepmir.training.export import ReleaseNotes, export_release
+
+
+def main() -> None:
+    """Export both parts with the notes."""
+    options = read_options()
+    notes = ReleaseNotes(
+        code_version=version("deepmir"),
+        data=options.data,
+        thresholds=thresholds_of(options.thresholds),
+        validation=figures_of(options.detection, options.real),
+    )
+    runs = {part: options.runs / part / "last.pt" for part in ("anatomy", "findings")}
+    export_release(runs, options.out, notes)
+    print(f"released: {options.out}")
+
+
+def read_options() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--thresholds", type=Path)
+    parser.add_argument("--detection", type=Path)
+    parser.add_argument("--real", type=Path, nargs="*", default=[])
+    parser.add_argument(
+        "--data",
+        default="simulated scans of 12 heads (SynthSeg label maps, Apache-2.0), no patient's scan; "
+        "made by benchmarks/release_data.py",
+    )
+    return parser.parse_args()
+
+
+def thresholds_of(path: Path | None) -> dict[Finding, float]:
+    """Thresholds that were proposed on the validation heads; 0.5 without a file."""
+    if path is None:
+        return dict.fromkeys(Finding, 0.5)
+    proposed = json.loads(path.read_text(encoding="utf-8"))["proposed"]
+    return {Finding[name]: float(value) for name, value in proposed.items()}
+
+
+def figures_of(detection: Path | None, real: list[Path]) -> dict[str, float]:
+    """Figures measured after training, by name."""
+    figures: dict[str, float] = {}
+    if detection is not None:
+        for subset, result in json.loads(detection.read_text(encoding="utf-8")).items():
+            figures |= detection_figures(f"test heads, {subset}", result)
+    for path in real:
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            figures |= real_figures(row)
+    return figures
+
+
+def detection_figures(
+    name: str, result: dict[str, dict[str, dict[str, float]]]
+) -> dict[str, float]:
+    """Figures of one subset of contrasts of benchmarks/detection.py; undefined ones left out."""
+    wanted = ("sensitivity", "precision", "false_per_person_without")
+    found = {
+        f"{name}, {finding} {key}": derived[key]
+        for finding, derived in result["derived"].items()
+        for key in wanted
+        if derived[key] is not None
+    }
+    return found | {f"{name}, Dice {region}": x for region, x in result["region_dice"].items()}
+
+
+def real_figures(row: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Figures of one scan of benchmarks/real_data.py."""
+    dice = {f"real QSM {row['scan']}, Dice {name}": x for name, x in row.get("dice", {}).items()}
+    if "findings" in row:
+        dice[f"real QSM {row['scan']}, false CMB"] = float(row["findings"]["CMB"])
+    return dice
+
+
+if __name__ == "__main__":
+    main()
