@@ -13,6 +13,8 @@ from deepmir.model.unet import (
     build_findings_network,
     build_network,
     findings_spec,
+    released_spec,
+    released_state,
     spec_from_json,
     spec_to_json,
 )
@@ -69,3 +71,29 @@ def test_a_text_that_is_no_spec_is_refused(text):
 def test_levels_that_do_not_fit_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         build_network(replace(findings_spec((2, 2)), **change))
+
+
+# ---- supervision of coarser levels ----------------------------------------------------------
+
+
+def test_supervised_levels_have_logits_of_their_own_and_leave_no_trace_in_a_release():
+    spec = replace(findings_spec((4, 6, 8)), supervised_levels=2)
+    network = build_network(spec).eval()
+    image = torch.randn(1, 8, 16, 24, 8)
+    with torch.no_grad():
+        levels = network.forward_levels(image)
+        assert [tuple(level.shape) for level in levels] == [
+            (1, 4, 16, 24, 8),
+            (1, 4, 8, 12, 8),
+            (1, 4, 4, 6, 4),
+        ]
+        released = build_network(released_spec(spec)).eval()
+        released.load_state_dict(released_state(network.state_dict()))
+        assert torch.equal(released(image), levels[0])
+    assert len(released.coarse_heads) == 0
+
+
+@pytest.mark.parametrize("levels", [-1, 3])
+def test_more_supervised_levels_than_there_are_is_refused(levels):
+    with pytest.raises(ConfigError, match="supervised levels"):
+        build_network(replace(findings_spec((4, 6, 8)), supervised_levels=levels))

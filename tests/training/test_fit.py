@@ -57,7 +57,7 @@ class TinyTask:
 
     def loss(self, logits, batch):
         """Return the findings loss."""
-        return findings_loss(logits, batch.targets[0], FindingsLoss())
+        return findings_loss(logits[0], batch.targets[0], FindingsLoss())
 
     def validate(self, network, device):
         """Share of right voxels, and whether the network was in training mode."""
