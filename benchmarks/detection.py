@@ -21,7 +21,7 @@ from deepmir.io.bids import SubjectOutputs, raw_scan
 from deepmir.io.nifti import read_label_map
 from deepmir.labels import Finding
 from deepmir.pipeline import segment
-from deepmir.simulation.cohort import TRUTH_FOLDER, simulate_cohort
+from deepmir.simulation.cohort import TRUTH_FOLDER, person_label, simulate_cohort
 
 SUBSETS = {
     "SWI + QSM + T2w": ("swi", "qsm", "t2w"),
@@ -75,7 +75,7 @@ def simulate_missing(options: argparse.Namespace) -> list[str]:
     for n in range(options.persons):
         seed = options.seed + n
         head = options.heads[n % len(options.heads)]
-        label = f"sim{seed}x001"
+        label = person_label(seed, 0)
         if not (options.out / "scans" / raw_scan(label, "swi")).exists():
             simulate_cohort(
                 options.out / "scans",

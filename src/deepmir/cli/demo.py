@@ -41,10 +41,10 @@ def run(
     from deepmir.io.bids import SubjectOutputs, raw_scan
     from deepmir.model.weights import load_weights
     from deepmir.result import reserve
-    from deepmir.simulation.cohort import TRUTH_FOLDER
+    from deepmir.simulation.cohort import TRUTH_FOLDER, person_label
 
     load_weights(weights)  # damaged ones are better said before a minute of simulation
-    label, scans, results = f"sim{seed}x001", out / "scans", out / "results"
+    label, scans, results = person_label(seed, 0), out / "scans", out / "results"
     truth = scans / TRUTH_FOLDER / SubjectOutputs(label).findings
     with (
         reserve(results, label, overwrite=overwrite) as reserved,

@@ -64,7 +64,7 @@ def simulate_cohort(  # noqa: PLR0913 - one keyword for each choice a user has
         If the protocol is unknown.
     """
     for n in range(subjects):
-        label = f"sim{seed}x{n + 1:03d}"
+        label = person_label(seed, n)
         if progress is not None:
             progress(f"simulate sub-{label}", n / subjects)
         anatomy = open_anatomy(anatomies[n % len(anatomies)] if anatomies else None)
@@ -78,6 +78,17 @@ def simulate_cohort(  # noqa: PLR0913 - one keyword for each choice a user has
         write_person(person, out, subject=label)
     if progress is not None:
         progress("simulated", 1.0)
+
+
+def person_label(seed: int, n: int) -> str:
+    """BIDS label, without "sub-", of person n (from 0) of a cohort.
+
+    Examples
+    --------
+    >>> person_label(7, 0)
+    'sim7x001'
+    """
+    return f"sim{seed}x{n + 1:03d}"
 
 
 def person_seed(seed: int, n: int) -> int:
