@@ -18,11 +18,11 @@ from deepmir.evaluation.detection import evaluate_person, pool
 from deepmir.labels import Finding
 from deepmir.model.predict import Network, open_network, predict_windows
 from deepmir.model.weights import load_weights
-from deepmir.segmentation import label_findings, without_calcification
+from deepmir.segmentation import label_findings, one_finding_per_component, without_calcification
 from deepmir.training.patches import Case, basal_ganglia_of, list_cases, open_case
 
 VALIDATION_HEADS = (13, 14)
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 SUBSETS = {
     "T2w+swi+Chimap": (True, True, True),
     "swi+Chimap": (False, True, True),
@@ -45,7 +45,8 @@ def main() -> None:
             found = predict(network, case, present, weights.manifest.inputs.findings_window)
             reference = np.asarray(case.labels).astype(np.int32)
             for threshold in THRESHOLDS:
-                labels = label_findings(found, dict.fromkeys(Finding, threshold)).astype(np.int32)
+                labels = label_findings(found, dict.fromkeys(Finding, threshold))
+                labels = one_finding_per_component(labels, found).astype(np.int32)
                 scores[threshold].append(
                     evaluate_person(labels, reference, connectivity=26, rule="any-overlap")
                 )
@@ -53,7 +54,7 @@ def main() -> None:
         table[subset] = {f.name: [pooled[t].of(f).f1 for t in THRESHOLDS] for f in Finding}
         for finding in Finding:
             row = [
-                f"{t:.1f}: {pooled[t].of(finding).sensitivity or 0:.2f}/"
+                f"{t:.2f}: {pooled[t].of(finding).sensitivity or 0:.2f}/"
                 f"{pooled[t].of(finding).precision or 0:.2f}"
                 for t in THRESHOLDS
             ]

@@ -102,7 +102,7 @@ def score_subset(
         result = segment(**scans, weights=weights, subject=label)
         truth = out / "scans" / TRUTH_FOLDER
         names = SubjectOutputs(label)
-        reference = read_label_map(truth / names.findings)[0].data.astype(np.int32)
+        reference = read_label_map(truth / names.findings).data.astype(np.int32)
         found = result.findings().astype(np.int32)
         scores.append(evaluate_person(found, reference, connectivity=26, rule="any-overlap"))
         add_dice(dice, result.prepared, truth, names)
@@ -114,9 +114,9 @@ def add_dice(
     dice: dict[str, list[float]], prepared: object, truth: Path, names: SubjectOutputs
 ) -> None:
     """Append one person's Dice of the brain mask and of each nucleus, sides apart."""
-    brain = read_label_map(truth / names.brain_mask)[0].data > 0
+    brain = read_label_map(truth / names.brain_mask).data > 0
     dice["brain"].append(dice_of(prepared.brain_mask, brain))
-    regions = read_label_map(truth / names.regions)[0].data
+    regions = read_label_map(truth / names.regions).data
     for name, base in REGIONS_SCORED.items():
         for offset in (100, 200):
             number = base + offset

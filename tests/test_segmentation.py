@@ -15,6 +15,7 @@ from deepmir.model.weights import load_weights
 from deepmir.preprocessing.run import prepare
 from deepmir.segmentation import (
     label_findings,
+    one_finding_per_component,
     plan_grid,
     resolve_thresholds,
     segment_findings,
@@ -182,3 +183,16 @@ def test_calcification_is_added_to_cmb_in_a_copy():
 def test_bad_thresholds_are_refused(weights, thresholds, complaint):
     with pytest.raises(ConfigError, match=complaint):
         resolve_thresholds(weights, SegmentConfig(thresholds=thresholds))
+
+
+def test_a_deposit_is_one_finding_even_where_its_rim_looks_like_another():
+    probabilities = np.zeros((3, 6, 5, 4), dtype=np.float32)
+    probabilities[1, 1:4, 1:4, 1:3] = 0.9  # iron
+    probabilities[:, 4, 2, 2] = (0.8, 0.1, 0.0)  # its rim, more like a microbleed
+    probabilities[0, 5, 0, 0] = 0.8  # does not touch
+    labels = label_findings(probabilities, dict.fromkeys(Finding, 0.5))
+    assert labels[4, 2, 2] == Finding.CMB
+    labels = one_finding_per_component(labels, probabilities)
+    assert set(np.unique(labels)) == {0, Finding.CMB, Finding.IRON}
+    assert labels[4, 2, 2] == Finding.IRON
+    assert labels[5, 0, 0] == Finding.CMB

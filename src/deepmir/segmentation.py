@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from deepmir.config import Config, SegmentConfig
 from deepmir.errors import ConfigError
@@ -185,6 +186,30 @@ def label_findings(
     return labels.astype(np.uint8)
 
 
+def one_finding_per_component(
+    labels: npt.NDArray[np.uint8], probabilities: FloatMap
+) -> npt.NDArray[np.uint8]:
+    """Give all voxels that touch each other (26 neighbours) the finding likeliest for them all.
+
+    A deposit is one thing: without this the rim of an iron deposit would count as microbleeds.
+
+    Parameters
+    ----------
+    labels : (I, J, K) uint8 array
+        Values of :class:`~deepmir.labels.Finding`, 0 elsewhere.
+    probabilities : (3, I, J, K) array
+    """
+    inside = labels > 0
+    components, count = ndimage.label(inside, structure=np.ones((3, 3, 3)))
+    if count == 0:
+        return labels
+    numbers = components[inside]
+    sums = [np.bincount(numbers, each[inside], minlength=count + 1) for each in probabilities]
+    winner = (np.argmax(sums, axis=0) + 1).astype(np.uint8)
+    winner[0] = 0
+    return winner[components]
+
+
 def resolve_thresholds(weights: Weights, config: SegmentConfig) -> dict[Finding, float]:
     """Threshold of each finding: the config's where it has one, else the weights' own.
 
@@ -222,7 +247,7 @@ def _in_full(
     shape: tuple[int, int, int],
 ) -> Segmentation:
     findings = np.zeros(shape, dtype=np.uint8)
-    findings[box] = label_findings(found, thresholds)
+    findings[box] = one_finding_per_component(label_findings(found, thresholds), found)
     probabilities = np.zeros((3, *shape), dtype=np.float16)
     probabilities[(slice(None), *box)] = found
     return Segmentation(findings, probabilities, thresholds)
