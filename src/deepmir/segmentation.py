@@ -207,7 +207,7 @@ def one_finding_per_component(
     sums = [np.bincount(numbers, each[inside], minlength=count + 1) for each in probabilities]
     winner = (np.argmax(sums, axis=0) + 1).astype(np.uint8)
     winner[0] = 0
-    return winner[components]
+    return np.asarray(winner[components], dtype=np.uint8)
 
 
 def resolve_thresholds(weights: Weights, config: SegmentConfig) -> dict[Finding, float]:
