@@ -386,6 +386,8 @@ def test_ctrl_c_leaves_nothing(scan_files, tiny_weights, tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # a test run started in the background hands down that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert "read" in process.stderr.readline()
     process.send_signal(signal.SIGINT)

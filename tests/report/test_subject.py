@@ -91,7 +91,7 @@ def test_settings_versions_and_limits_are_there(view):
         "licence Apache-2.0",
         "peak memory 2.00 GB",
         "poor: check",
-        "90 % of the brain in the field of view",
+        "90 % of the regions seen",
         "the patient's right (R) is on the left",
     ):
         assert wanted.replace("'", "&#39;") in text or wanted in text

@@ -29,7 +29,7 @@ learning_rate = 0.1
 
 
 def test_the_released_recipes_come_along():
-    assert recipe_names() == ("release-anatomy", "release-findings")
+    assert recipe_names() == ("release-anatomy", "release-findings", "release-findings-hard")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_the_released_recipes_come_along():
     [
         ("release-anatomy", "anatomy", (32, 32, 32), (6, 19)),
         ("release-findings", "findings", (8, 8, 4), (8, 4)),
+        ("release-findings-hard", "findings", (8, 8, 4), (8, 4)),
     ],
 )
 def test_the_released_recipes_fit_the_contracts(name, part, multiple, channels):
@@ -47,7 +48,7 @@ def test_the_released_recipes_fit_the_contracts(name, part, multiple, channels):
     assert recipe.validation_heads == (13, 14)
 
 
-@pytest.mark.parametrize("name", ["release-anatomy", "release-findings"])
+@pytest.mark.parametrize("name", ["release-anatomy", "release-findings", "release-findings-hard"])
 def test_shares_of_contrasts_sum_to_1(name):
     recipe = read_recipe(name)
     for sampling in (recipe.anatomy, recipe.findings):
