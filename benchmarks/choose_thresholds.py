@@ -19,7 +19,7 @@ from deepmir.evaluation.detection import Detection, evaluate_person, pool
 from deepmir.labels import Finding
 from deepmir.model.predict import Network, open_network, predict_windows
 from deepmir.model.weights import load_weights
-from deepmir.segmentation import label_findings, one_finding_per_component, without_calcification
+from deepmir.segmentation import findings_of, without_calcification
 from deepmir.training.patches import Case, basal_ganglia_of, list_cases, open_case
 
 VALIDATION_HEADS = (13, 14)
@@ -49,8 +49,7 @@ def main() -> None:
             found = predict(network, case, present, weights.manifest.inputs.findings_window)
             reference = np.asarray(case.labels).astype(np.int32)
             for threshold in THRESHOLDS:
-                labels = label_findings(found, dict.fromkeys(Finding, threshold))
-                labels = one_finding_per_component(labels, found).astype(np.int32)
+                labels = findings_of(found, dict.fromkeys(Finding, threshold)).astype(np.int32)
                 scores[threshold].append(
                     evaluate_person(labels, reference, connectivity=26, rule="any-overlap")
                 )

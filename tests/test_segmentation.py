@@ -14,6 +14,7 @@ from deepmir.labels import Finding
 from deepmir.model.weights import load_weights
 from deepmir.preprocessing.run import prepare
 from deepmir.segmentation import (
+    findings_of,
     label_findings,
     one_finding_per_component,
     plan_grid,
@@ -196,3 +197,14 @@ def test_a_deposit_is_one_finding_even_where_its_rim_looks_like_another():
     assert set(np.unique(labels)) == {0, Finding.CMB, Finding.IRON}
     assert labels[4, 2, 2] == Finding.IRON
     assert labels[5, 0, 0] == Finding.CMB
+
+
+def test_a_threshold_is_asked_of_the_peak_and_does_not_shrink_the_extent():
+    probabilities = np.zeros((3, 9, 5, 4), dtype=np.float32)
+    probabilities[0, 1:4, 1:4, 1:3] = 0.6
+    probabilities[0, 2, 2, 1] = 0.99  # one sure voxel carries all of them
+    probabilities[0, 6:8, 1:3, 1:3] = 0.9  # sure nowhere
+    thresholds = {Finding.CMB: 0.95, Finding.IRON: 0.5, Finding.CALCIFICATION: 0.5}
+    labels = findings_of(probabilities, thresholds)
+    assert (labels[1:4, 1:4, 1:3] == Finding.CMB).all()
+    assert labels.sum() == 18

@@ -41,7 +41,7 @@ class SegmentConfig:
     overlap: float = Field(default=0.25, ge=0, lt=1)
     """Share of a window that neighbouring windows of the findings part have in common."""
     thresholds: dict[str, float] | None = None
-    """Probability from which a voxel is a finding, by finding name; None: the weights' own."""
+    """Least peak probability of a finding, by its name; None: the weights' own."""
     threads: int = Field(default=0, ge=0)
     """CPU threads; 0: all there are."""
 
@@ -54,7 +54,7 @@ class LesionConfig:
     """Neighbours joined to a voxel: by a face (6), also an edge (18), also a corner (26)."""
     min_volume_mm3: float = Field(default=1.0, ge=0)
     """Smaller components are dropped."""
-    definite_probability: float = Field(default=0.97, ge=0, le=1)
+    definite_probability: float = Field(default=0.9, ge=0, le=1)
     """Mean probability from which a finding is graded definite, otherwise possible."""
 
 

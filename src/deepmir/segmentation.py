@@ -25,6 +25,8 @@ from deepmir.preprocessing.resample import along_axis, interpolate_axis
 from deepmir.preprocessing.run import Prepared, Progress, ignore_progress
 from deepmir.volume import FloatMap
 
+EXTENT_PROBABILITY = 0.5
+"""A finding reaches as far as it is likelier than not."""
 IN_PLANE_MM = (0.6, 1.0)
 """Voxel sizes in plane that the findings part takes as they are."""
 _THICKEST_BY = 1.05  # an axis is the slice axis only where its voxels are clearly longer
@@ -167,6 +169,30 @@ def without_calcification(probabilities: FloatMap) -> FloatMap:
     return merged
 
 
+def findings_of(probabilities: FloatMap, thresholds: dict[Finding, float]) -> npt.NDArray[np.uint8]:
+    """Label map of the findings: extents from probability 0.5, where the peak is certain enough.
+
+    A network trained on many rare things is sure of most of what it marks; the threshold that
+    keeps false findings rare would shrink true ones to their core. So the threshold is asked of
+    a component's greatest probability, and its extent is where the finding is likelier than not.
+
+    Parameters
+    ----------
+    probabilities : (3, I, J, K) array
+    thresholds : dict
+        Least peak probability of each finding.
+    """
+    extents = {finding: min(value, EXTENT_PROBABILITY) for finding, value in thresholds.items()}
+    labels = one_finding_per_component(label_findings(probabilities, extents), probabilities)
+    for finding, threshold in thresholds.items():
+        components, count = ndimage.label(labels == finding, structure=np.ones((3, 3, 3)))
+        if count:
+            numbers = np.arange(1, count + 1)
+            peaks = ndimage.maximum(probabilities[finding - 1], components, numbers)
+            labels[np.isin(components, numbers[np.asarray(peaks) < threshold])] = 0
+    return labels
+
+
 def label_findings(
     probabilities: FloatMap, thresholds: dict[Finding, float]
 ) -> npt.NDArray[np.uint8]:
@@ -247,7 +273,7 @@ def _in_full(
     shape: tuple[int, int, int],
 ) -> Segmentation:
     findings = np.zeros(shape, dtype=np.uint8)
-    findings[box] = one_finding_per_component(label_findings(found, thresholds), found)
+    findings[box] = findings_of(found, thresholds)
     probabilities = np.zeros((3, *shape), dtype=np.float16)
     probabilities[(slice(None), *box)] = found
     return Segmentation(findings, probabilities, thresholds)
