@@ -87,7 +87,7 @@ def test_settings_versions_and_limits_are_there(view):
         "Research use only, not a medical device",
         "lesions.connectivity 26",
         "SHA-256 " + "ab" * 32,
-        "threshold CMB 0.45",
+        "least peak probability, CMB 0.450",
         "licence Apache-2.0",
         "peak memory 2.00 GB",
         "poor: check",

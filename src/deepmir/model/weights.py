@@ -92,7 +92,7 @@ class Weights:
 
     @property
     def thresholds(self) -> dict[Finding, float]:
-        """Probability from which a voxel is a finding, chosen on validation data."""
+        """Least peak probability of a finding, chosen on validation data."""
         return {Finding[name]: value for name, value in self.manifest.thresholds.items()}
 
     def onnx_path(self, part: Part) -> Path:
