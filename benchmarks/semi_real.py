@@ -97,12 +97,12 @@ def main() -> None:
             "by_peak": by_peak(threshold_seen(persons, baseline, options.out)),
         },
     }
+    print("\nPlain threshold, sensitivity by peak:\n")
+    print(peak_table(results["threshold"]["by_peak"]), flush=True)
+    name = "semi_real_final.json" if options.final else "semi_real.json"
     for subset in options.subsets:
         results[subset] = score_subset(persons, subset, options)
-    print("\nPlain threshold, sensitivity by peak:\n")
-    print(peak_table(results["threshold"]["by_peak"]))
-    name = "semi_real_final.json" if options.final else "semi_real.json"
-    write_text(options.out / name, json.dumps(results, indent=1) + "\n")
+        write_text(options.out / name, json.dumps(results, indent=1) + "\n")
 
 
 def read_options() -> argparse.Namespace:
@@ -371,7 +371,7 @@ def best_thresholds(persons: list[Person], out: Path) -> dict[str, dict[str, obj
         _, threshold, low, high = key.split()
         best[finding.name] = {
             "threshold_ppm": float(threshold),
-            "volume_mm3": [float(low), float(high)],
+            "volume_mm3": [float(low), None if high == "inf" else float(high)],
             "n_reference": reference,
             "n_detected": detected,
             "n_predicted": predicted_,
@@ -451,7 +451,8 @@ def threshold_seen(
         for finding in Finding:
             chosen = best[finding.name]
             instances = above_threshold(chi, nuclei, finding, chosen["threshold_ppm"])
-            found = np.where(of_volume(instances, *chosen["volume_mm3"]), int(finding), 0)
+            low, high = chosen["volume_mm3"]
+            found = np.where(of_volume(instances, low, high or np.inf), int(finding), 0)
             rows = seen_findings(person, found, truth, "SWI + QSM", out)
             seen += [row for row in rows if row.finding is finding]
     return seen
@@ -473,7 +474,7 @@ def baseline_table(best: dict[str, dict[str, object]]) -> str:
     for finding, row in best.items():
         low, high = row["volume_mm3"]
         lines.append(
-            f"| {finding} | {row['threshold_ppm']:g} | {low:g} to {high:g} | "
+            f"| {finding} | {row['threshold_ppm']:g} | {low:g} to {high or np.inf:g} | "
             f"{row['sensitivity']:.2f} | {row['precision']:.2f} | {row['f1']:.2f} |"
         )
     return "\n".join(lines)
