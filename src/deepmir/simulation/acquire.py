@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from deepmir.geometry import Affine
 from deepmir.physics.dipole import b0_direction, field_ppm
+from deepmir.physics.scanner import receive_field, shim_field
 from deepmir.physics.signal import (
     gradient_echo,
     spin_echo_amplitude,
@@ -231,7 +232,7 @@ def _background_field(scene: Scene, grid: _ScanGrid) -> FloatMap:
     chi = ndimage.gaussian_filter(chi, 1.0)
     step = (float(COARSE_MM),) * 3
     field = field_ppm(chi - np.float32(AIR_CHI_PPM), step, grid.b0, margin_mm=60.0)
-    field = field - _low_order_fit(field, np.isin(scene.coarse_labels, _SHIMMED))
+    field = field - shim_field(field, np.isin(scene.coarse_labels, _SHIMMED))
     field = ndimage.spline_filter(field, order=3, output=np.float32)
     for axis in range(3):
         at = (_fine_axis(grid, axis) - scene.coarse_origin_mm[axis]) / COARSE_MM
@@ -255,33 +256,12 @@ def _spline_axis(coefficients: FloatMap, at: npt.NDArray[np.float64], axis: int)
     return coefficients if total is None else np.asarray(total, dtype=np.float32)
 
 
-def _low_order_fit(field: FloatMap, where: BoolMap) -> FloatMap:
-    """Second-order polynomial fitted inside a mask: what shimming takes off."""
-    sample = np.argwhere(where[::3, ::3, ::3]) * 3
-    centre, half = np.array(field.shape) / 2, np.array(field.shape) / 2
-    unit = (sample - centre) / half
-    columns = [np.ones(len(unit)), *unit.T]
-    columns += [unit[:, a] * unit[:, b] for a in range(3) for b in range(a, 3)]
-    weights, *_ = np.linalg.lstsq(np.stack(columns, axis=1), field[tuple(sample.T)], rcond=None)
-    x, y, z = np.meshgrid(
-        *(((np.arange(n) - n / 2) / (n / 2)).astype(np.float32) for n in field.shape),
-        indexing="ij",
-        sparse=True,
-    )
-    terms = [np.float32(1), x, y, z, x * x, x * y, x * z, y * y, y * z, z * z]
-    total = np.zeros(field.shape, dtype=np.float32)
-    for weight, term in zip(weights, terms, strict=True):
-        total += np.float32(weight) * term
-    return total
-
-
 def _coil(shape: tuple[int, int, int], rng: np.random.Generator) -> ComplexMap:
     """Smooth receive bias and phase of the coil."""
     lattice = rng.standard_normal((2, 4, 4, 4)).astype(np.float32)
-    bias, phase = (ndimage.zoom(part, [n / 4 for n in shape], order=3) for part in lattice)
     strength = float(rng.uniform(0.0, 0.2))
-    smooth = np.exp(strength * bias[: shape[0], : shape[1], : shape[2]])
-    return np.asarray(smooth * np.exp(0.7j * phase), dtype=np.complex64)
+    smooth = receive_field(lattice[0], lattice[1], shape, strength=strength, turn_rad=0.7)
+    return np.asarray(smooth, dtype=np.complex64)
 
 
 def _noise(
