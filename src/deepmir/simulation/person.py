@@ -8,7 +8,7 @@ import numpy as np
 
 from deepmir.errors import GeometryError
 from deepmir.reconstruction.run import ChimapSettings, reconstruct_chimap, reconstruct_swi
-from deepmir.simulation.acquire import Acquisition, acquire
+from deepmir.simulation.acquire import Acquisition, acquire, mask_in_use
 from deepmir.simulation.anatomy import Anatomy
 from deepmir.simulation.lesions import Counts, Deposit, realistic_counts
 from deepmir.simulation.protocol import Protocol, protocol_by_name
@@ -41,7 +41,7 @@ def simulate_person(
     anatomy: Anatomy,
     *,
     seed: int,
-    protocol: str = "random",
+    protocol: str | Protocol = "random",
     counts: Callable[[np.random.Generator], Counts] = realistic_counts,
     whole_head: bool = False,
 ) -> SimulatedPerson:
@@ -51,8 +51,8 @@ def simulate_person(
     ----------
     anatomy : Anatomy
         Label map of a real or built-in head.
-    protocol : str
-        ``random`` or the name of a fixed one.
+    protocol : str or Protocol
+        ``random``, the name of a fixed one, or one of your own.
     counts : function of a random generator
         How many deposits of each kind.
     whole_head : bool
@@ -66,14 +66,16 @@ def simulate_person(
         If the brain is too small to make a Chimap of it.
     """
     rng = np.random.default_rng(seed)
-    drawn = protocol_by_name(protocol, rng)
-    variation = sample_variation(rng)
+    drawn = protocol_by_name(protocol, rng) if isinstance(protocol, str) else protocol
+    variation = sample_variation(rng, signs_of_age=drawn.signs_of_age)
     scene = build_scene(anatomy, drawn, variation, counts(rng), rng, whole_head=whole_head)
     scan = acquire(scene, drawn, rng, separate_t2w=whole_head)
+    mask = mask_in_use(scan.brain, drawn.spacing_mm, drawn)
     swi, swi_without = (
-        reconstruct_swi(echoes, drawn.swi) for echoes in (scan.echoes, scan.echoes_without_deposits)
+        reconstruct_swi(echoes, drawn.swi) * (mask if drawn.stripped else np.float32(1))
+        for echoes in (scan.echoes, scan.echoes_without_deposits)
     )
-    chi, chi_without, mask = _chimaps(scan, drawn.chimap)
+    chi, chi_without, chi_mask = _chimaps(scan, mask, drawn.chimap)
     pair = ScanPair(swi=swi, swi_without=swi_without, chi_ppm=chi, chi_without_ppm=chi_without)
     findings, mimics, seen = draw_truth(
         scene.deposits,
@@ -86,9 +88,9 @@ def simulate_person(
         acquisition=scan,
         swi=swi,
         chi_ppm=chi,
-        chi_mask=mask,
+        chi_mask=chi_mask,
         findings=findings,
-        mimics=mimics | (scan.vein_fraction > 0.15),
+        mimics=mimics | (scan.vein_fraction > 0.15) | scan.fringes,
         deposits=tuple(scene.deposits),
         visibility=tuple(seen),
         protocol=drawn,
@@ -114,10 +116,12 @@ def parameters_text(person: SimulatedPerson) -> str:
     return json.dumps(described, indent=1, sort_keys=True) + "\n"
 
 
-def _chimaps(scan: Acquisition, settings: ChimapSettings) -> tuple[FloatMap, FloatMap, BoolMap]:
+def _chimaps(
+    scan: Acquisition, brain: BoolMap, settings: ChimapSettings
+) -> tuple[FloatMap, FloatMap, BoolMap]:
     csf = np.isin(scan.labels, _VENTRICLES)
-    chi, mask = reconstruct_chimap(scan.echoes, scan.brain, settings, csf=csf)
-    without, _ = reconstruct_chimap(scan.echoes_without_deposits, scan.brain, settings, csf=csf)
+    chi, mask = reconstruct_chimap(scan.echoes, brain, settings, csf=csf)
+    without, _ = reconstruct_chimap(scan.echoes_without_deposits, brain, settings, csf=csf)
     if not mask.any():
         raise GeometryError("the brain of this label map is too small to make a Chimap of it")
     return chi, without, mask
