@@ -116,7 +116,8 @@ def protocol_like_real() -> Protocol:
         mesa_like(),
         name="like-real",
         spacing_mm=SPACING_MM,
-        chimap=ChimapSettings(method="closed-form", strength=0.003, erosion_mm=1.0),
+        detailed_people=True,
+        chimap=ChimapSettings(method="closed-form", strength=0.01, erosion_mm=2.0),
     )
 
 

@@ -8,6 +8,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from deepmir.geometry import Affine
+from deepmir.physics.arrays import along_axis
 from deepmir.physics.dipole import b0_direction, field_ppm
 from deepmir.physics.kspace import crop_k_space, moved_between_lines, partial_fourier
 from deepmir.physics.scanner import receive_field, shim_field, smooth_field
@@ -32,6 +33,7 @@ from deepmir.simulation.tissue import (
     TissueValues,
     lookup,
     sample_tissue_values,
+    structure_ppm,
     texture,
 )
 from deepmir.simulation.vessels import Vessel, rasterize
@@ -40,6 +42,7 @@ from deepmir.volume import BoolMap, FloatMap, IntMap
 FINE_SLICE_MM = 0.8
 _SHIMMED = (2, 3, 41, 42, 10, 49, 16)
 _CSF = 24
+BORDER_VOXELS = 6
 FRINGE_RAD = 0.8  # filtered phase above this darkens SWI by two thirds
 _EXTRACRANIAL = (0, 506, 507, 508, 509, 511, 512, 515, 516, 530)
 
@@ -229,7 +232,7 @@ def _fine_maps(
     rng: np.random.Generator,
 ) -> _FineMaps:
     shape = (scene.labels.shape[0], scene.labels.shape[1], scene.labels.shape[2])
-    chi = _to_fine(_chi_with_texture(scene, tissue, rng), grid)
+    chi = _to_fine(_chi_with_texture(scene, tissue, rng, structured=protocol.detailed_people), grid)
     r2star = lookup(scene.labels, tissue.r2star_hz)
     r2star *= 1 + texture(shape, rng, correlation_voxels=1.5, amplitude=0.06)
     per_label = spoiled_echo_amplitude(
@@ -262,12 +265,28 @@ def _resolved(fine: ComplexMap, factors: tuple[int, int, int], *, gibbs: bool) -
     if not gibbs:
         return np.asarray(sum_subvoxels(fine, factors))
     a, b, c = factors
-    return np.asarray(crop_k_space(sum_subvoxels(fine, (1, 1, c)), (a, b, 1)))
+    slices = sum_subvoxels(fine, (1, 1, c))
+    for axis, step in ((0, a), (1, b)):
+        slices *= along_axis(_faded_ends(slices.shape[axis], BORDER_VOXELS * step), axis)
+    return np.asarray(crop_k_space(slices, (a, b, 1)))
 
 
-def _chi_with_texture(scene: Scene, tissue: TissueValues, rng: np.random.Generator) -> FloatMap:
+def _faded_ends(n: int, border: int) -> FloatMap:
+    """Fall to 0 at both ends: the box cuts through scalp, whose edge would ring through the head.
+
+    A real field of view ends in air.
+    """
+    inward = np.minimum(np.arange(n), np.arange(n)[::-1]) + 0.5
+    return (0.5 - 0.5 * np.cos(np.pi * np.clip(inward / border, 0, 1))).astype(np.float32)
+
+
+def _chi_with_texture(
+    scene: Scene, tissue: TissueValues, rng: np.random.Generator, *, structured: bool
+) -> FloatMap:
     """χ inside the skull on the 1 mm grid; 0 where the background field takes over."""
     chi = lookup(scene.labels, tissue.chi_ppm)
+    if structured:
+        chi += structure_ppm(scene.labels, rng)
     chi = ndimage.gaussian_filter(chi * ~np.isin(scene.labels, _EXTRACRANIAL), 0.5)
     shape = (chi.shape[0], chi.shape[1], chi.shape[2])
     fine = texture(shape, rng, correlation_voxels=0.8, amplitude=float(rng.uniform(0.004, 0.010)))

@@ -5,18 +5,31 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from deepmir.errors import GeometryError
+from deepmir.errors import ConfigError, GeometryError
 from deepmir.reconstruction.run import ChimapSettings, reconstruct_chimap, reconstruct_swi
 from deepmir.simulation.acquire import Acquisition, acquire, mask_in_use
 from deepmir.simulation.anatomy import Anatomy
-from deepmir.simulation.lesions import Counts, Deposit, realistic_counts
-from deepmir.simulation.protocol import Protocol, protocol_by_name
+from deepmir.simulation.lesions import (
+    Counts,
+    Deposit,
+    demonstration_counts,
+    realistic_counts,
+    training_counts,
+)
+from deepmir.simulation.protocol import PROTOCOL_NAMES, Protocol, protocol_by_name
 from deepmir.simulation.scene import Variation, build_scene, sample_variation
 from deepmir.simulation.truth import ScanPair, Visibility, draw_truth
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
+CountsFunction = Callable[[np.random.Generator], Counts]
+
 _VENTRICLES = (4, 43)
+_COUNTS: dict[str, CountsFunction] = {
+    function.__name__: function
+    for function in (realistic_counts, demonstration_counts, training_counts)
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +48,8 @@ class SimulatedPerson:
     variation: Variation
     anatomy: str
     seed: int
+    counts: str  # name of the function that drew how many deposits
+    whole_head: bool
 
 
 def simulate_person(
@@ -42,7 +57,7 @@ def simulate_person(
     *,
     seed: int,
     protocol: str | Protocol = "random",
-    counts: Callable[[np.random.Generator], Counts] = realistic_counts,
+    counts: CountsFunction = realistic_counts,
     whole_head: bool = False,
 ) -> SimulatedPerson:
     """Simulate one person: the same seed gives the same bytes.
@@ -67,7 +82,7 @@ def simulate_person(
     """
     rng = np.random.default_rng(seed)
     drawn = protocol_by_name(protocol, rng) if isinstance(protocol, str) else protocol
-    variation = sample_variation(rng, signs_of_age=drawn.signs_of_age)
+    variation = sample_variation(rng, signs_of_age=drawn.detailed_people)
     scene = build_scene(anatomy, drawn, variation, counts(rng), rng, whole_head=whole_head)
     scan = acquire(scene, drawn, rng, separate_t2w=whole_head)
     mask = mask_in_use(scan.brain, drawn.spacing_mm, drawn)
@@ -97,7 +112,55 @@ def simulate_person(
         variation=variation,
         anatomy=anatomy.name,
         seed=seed,
+        counts=getattr(counts, "__name__", type(counts).__name__),
+        whole_head=whole_head,
     )
+
+
+def replay_person(anatomy: Anatomy, parameters: str) -> SimulatedPerson:
+    """Simulate a person again from what `parameters_text` wrote: the same bytes.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no such description, or the person cannot be replayed from it: another
+        anatomy, or counts drawn by a function that the package does not have.
+    """
+    try:
+        read = TypeAdapter(_Replay).validate_json(parameters)
+    except ValidationError as error:
+        raise ConfigError(
+            f"this is no description of a simulated person: {error.errors()[0]['msg']}; "
+            "wanted the text that is written beside one (..._desc-simulation_parameters.json)"
+        ) from error
+    if read.anatomy != anatomy.name:
+        raise ConfigError(
+            f"this person was made of anatomy {read.anatomy!r}, not of {anatomy.name!r}; pass that"
+        )
+    if read.counts not in _COUNTS:
+        raise ConfigError(
+            f"counts were drawn by {read.counts!r}, which is not one of {', '.join(_COUNTS)}; "
+            "call simulate_person with that function instead"
+        )
+    name = read.protocol.name
+    return simulate_person(
+        anatomy,
+        seed=read.seed,
+        protocol=name if name in PROTOCOL_NAMES else read.protocol,
+        counts=_COUNTS[read.counts],
+        whole_head=read.whole_head,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """What of a description decides about a person; the rest of it follows from the seed."""
+
+    anatomy: str
+    seed: int
+    counts: str
+    whole_head: bool
+    protocol: Protocol
 
 
 def parameters_text(person: SimulatedPerson) -> str:
@@ -105,6 +168,8 @@ def parameters_text(person: SimulatedPerson) -> str:
     described = {
         "anatomy": person.anatomy,
         "seed": person.seed,
+        "counts": person.counts,
+        "whole_head": person.whole_head,
         "spacing_mm": person.protocol.spacing_mm,
         "protocol": asdict(person.protocol),
         "variation": asdict(person.variation),

@@ -38,7 +38,7 @@ class Protocol:
     t2w_slice_mm: float = 1.0
     mask_grown_mm: float = 0.0  # of the mask that scans are reconstructed in; below 0 is tight
     stripped: bool = False  # SWI and T2w without skull, by that mask
-    signs_of_age: bool = False  # of its people, see deepmir.simulation.ageing
+    detailed_people: bool = False  # with signs of age, and structure within tissues
 
 
 def mesa_like() -> Protocol:
@@ -93,7 +93,7 @@ def sample_protocol(rng: np.random.Generator) -> Protocol:
         t2w_slice_mm=float(rng.uniform(3.0, 5.0)) if thick_t2w else 1.0,
         mask_grown_mm=float(rng.choice([-1.5, 0.0, 2.5], p=[0.2, 0.6, 0.2])),
         stripped=bool(rng.random() < 0.3),
-        signs_of_age=True,
+        detailed_people=True,
     )  # fmt: skip
 
 
