@@ -1,29 +1,33 @@
-"""Thresholds of the released network, chosen on the validation heads.
+"""Calibration and thresholds of the released network, chosen on the validation heads.
 
     python benchmarks/choose_thresholds.py --cases FOLDER --weights FOLDER --out work/chosen
 
 Runs the findings part over whole simulated cases of heads 13 and 14, with every subset of
-contrasts that may be there, and prints sensitivity and false findings a person at each. The
-threshold with the best F1 at the prevalence of a cohort, over the subsets that tell the finding, is
-proposed. Never uses heads 15 and 16.
+contrasts that may be there. The peak probability of each marked component, and whether it is real,
+give the calibration (Platt 1999) at the prevalence of a cohort; the threshold of each finding is
+the one with the best F1 at that prevalence, over the subsets that tell the finding. Prints
+sensitivity, false findings a person and the calibration error. Never uses heads 15 and 16.
 """
 
 import argparse
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage, optimize
 
 from deepmir.config import SegmentConfig
-from deepmir.evaluation.detection import Detection, evaluate_person, pool
 from deepmir.labels import Finding
+from deepmir.lesions import label_instances
+from deepmir.model.losses import IGNORE
 from deepmir.model.predict import Network, open_network, predict_windows
-from deepmir.model.weights import load_weights
+from deepmir.model.weights import Calibration, load_weights
 from deepmir.segmentation import findings_of, without_calcification
 from deepmir.training.patches import Case, basal_ganglia_of, list_cases, open_case
 
 VALIDATION_HEADS = (13, 14)
-THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 USUAL_PER_PERSON = {Finding.CMB: 2.3, Finding.IRON: 3.0, Finding.CALCIFICATION: 2.5}
 """Findings a person has in a cohort; validation cases hold many more, so that false findings
 would weigh too little."""
@@ -35,39 +39,56 @@ SUBSETS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What was marked as one finding in some cases, and what was there."""
+
+    peaks: np.ndarray  # (n,) greatest raw probability of each marked component
+    real: np.ndarray  # (n,) whether it lies on such a finding
+    found_by: np.ndarray  # (m,) greatest peak on each reference lesion, 0 where it was missed
+    n_cases: int
+
+    def rates(self, calibration: Calibration, threshold: float) -> tuple[float, float]:
+        """Sensitivity, and false findings a case, at a calibrated threshold."""
+        kept = calibration.apply(self.peaks) >= threshold
+        hits = calibration.apply(self.found_by) >= threshold
+        sensitivity = float(hits.mean()) if len(hits) else float("nan")
+        return sensitivity, float((kept & ~self.real).sum()) / self.n_cases
+
+    def usual_f1(self, calibration: Calibration, threshold: float, usual: float) -> float:
+        """F1 that these rates give where a person has `usual` findings."""
+        sensitivity, false = self.rates(calibration, threshold)
+        return 2 * sensitivity * usual / (sensitivity * usual + false + usual)
+
+    def weights(self, usual: float) -> np.ndarray:
+        """Weight of each component that brings real ones to the prevalence of a cohort."""
+        return np.where(self.real, usual * self.n_cases / max(len(self.found_by), 1), 1.0)
+
+
 def main() -> None:
-    """Predict, score at each threshold, propose."""
+    """Predict, calibrate, choose, print."""
     options = read_options()
     weights = load_weights(options.weights)
     network = open_network(weights, "findings", SegmentConfig())
+    window = weights.manifest.inputs.findings_window
     names = list_cases(options.cases, VALIDATION_HEADS)
-    table: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[Finding, Candidates]] = {}
     for subset, present in SUBSETS.items():
-        scores: dict[float, list[object]] = {threshold: [] for threshold in THRESHOLDS}
+        cases = []
         for name in names:
             case = open_case(options.cases / name)
-            found = predict(network, case, present, weights.manifest.inputs.findings_window)
-            reference = np.asarray(case.labels).astype(np.int32)
-            for threshold in THRESHOLDS:
-                labels = findings_of(found, dict.fromkeys(Finding, threshold)).astype(np.int32)
-                scores[threshold].append(
-                    evaluate_person(labels, reference, connectivity=26, rule="any-overlap")
-                )
-        pooled = {threshold: pool(scores[threshold]) for threshold in THRESHOLDS}
-        table[subset] = {
-            f.name: [usual_f1(pooled[t].of(f), f) for t in THRESHOLDS] for f in Finding
-        }
-        for finding in Finding:
-            row = [
-                f"{t:g}: {pooled[t].of(finding).sensitivity or 0:.2f}/"
-                f"{pooled[t].of(finding).false_per_person or 0:.1f}"
-                for t in THRESHOLDS
-            ]
-            print(f"{subset:16s} {finding.name:14s}", "  ".join(row), flush=True)
-    proposed = {finding.name: best_threshold(table, finding) for finding in Finding}
-    print("proposed:", proposed)
+            cases.append(candidates_of(predict(network, case, present, window), case))
+        found[subset] = {finding: joined([c[finding] for c in cases]) for finding in Finding}
+        print(subset, "done", flush=True)
+    chosen = {finding: choose(found, finding) for finding in Finding}
+    for finding, (calibration, threshold) in chosen.items():
+        report(found, finding, calibration, threshold)
     options.out.mkdir(parents=True, exist_ok=True)
-    result = {"thresholds": THRESHOLDS, "f1": table, "proposed": proposed, "cases": names}
+    result = {
+        "proposed": {finding.name: threshold for finding, (_, threshold) in chosen.items()},
+        "calibration": {finding.name: asdict(fitted) for finding, (fitted, _) in chosen.items()},
+        "cases": names,
+    }
     (options.out / "thresholds.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
@@ -96,22 +117,103 @@ def predict(
     return found * brain
 
 
-def usual_f1(detection: Detection, finding: Finding) -> float:
-    """F1 that these counts would give where persons have as many findings as in a cohort."""
-    found_per_person = (detection.sensitivity or 0.0) * USUAL_PER_PERSON[finding]
-    false_per_person = detection.false_per_person or 0.0
-    missed_per_person = USUAL_PER_PERSON[finding] - found_per_person
-    return 2 * found_per_person / (2 * found_per_person + false_per_person + missed_per_person)
+def candidates_of(probabilities: np.ndarray, case: Case) -> dict[Finding, Candidates]:
+    """Find the marked components of a case; those on ignored voxels are left out."""
+    labels = np.asarray(case.labels)
+    everything = dict.fromkeys(Finding, 1e-6)
+    marked = findings_of(probabilities, everything, dict.fromkeys(Finding, Calibration()))
+    return {f: _one_finding(marked == f, labels, probabilities[f - 1], f) for f in Finding}
 
 
-def best_threshold(table: dict[str, dict[str, list[float]]], finding: Finding) -> float:
-    """Threshold with the best mean F1 over the subsets; without Chimap no calcification counts."""
+def _one_finding(
+    marked: np.ndarray, labels: np.ndarray, probability: np.ndarray, finding: Finding
+) -> Candidates:
+    components = label_instances(marked, connectivity=26)
+    references = label_instances(labels == finding, connectivity=26)
+    numbers = np.arange(1, components.max() + 1)
+    peaks = np.asarray(ndimage.maximum(probability, components, numbers)).reshape(-1)
+    pairs = np.unique(
+        np.stack([components, references])[:, (components > 0) & (references > 0)].T, axis=0
+    )
+    found_by = np.zeros(references.max())
+    for component, reference in pairs.reshape(-1, 2):
+        found_by[reference - 1] = max(found_by[reference - 1], peaks[component - 1])
+    real = np.isin(numbers, pairs.reshape(-1, 2)[:, 0])
+    ignored = np.isin(numbers, np.unique(components[labels == IGNORE]))
+    counts = real | ~ignored
+    return Candidates(peaks[counts], real[counts], found_by, 1)
+
+
+def joined(parts: list[Candidates]) -> Candidates:
+    """Candidates of several cases together."""
+    return Candidates(
+        np.concatenate([part.peaks for part in parts]).astype(np.float32),
+        np.concatenate([part.real for part in parts]),
+        np.concatenate([part.found_by for part in parts]).astype(np.float32),
+        sum(part.n_cases for part in parts),
+    )
+
+
+def choose(
+    found: dict[str, dict[Finding, Candidates]], finding: Finding
+) -> tuple[Calibration, float]:
+    """Calibration over the subsets that tell the finding, and the threshold of the best F1."""
     rows = [
-        scores[finding.name]
-        for subset, scores in table.items()
-        if "Chimap" in subset or finding is not Finding.CALCIFICATION
+        subset[finding]
+        for name, subset in found.items()
+        if "Chimap" in name or finding is not Finding.CALCIFICATION
     ]
-    return THRESHOLDS[int(np.argmax(np.mean(rows, axis=0)))]
+    usual = USUAL_PER_PERSON[finding]
+    calibration = fit_calibration(joined(rows), usual)
+    f1 = [np.mean([row.usual_f1(calibration, t, usual) for row in rows]) for t in THRESHOLDS]
+    return calibration, THRESHOLDS[int(np.argmax(f1))]
+
+
+def fit_calibration(candidates: Candidates, usual: float) -> Calibration:
+    """Slope and offset of the greatest likelihood at the prevalence of a cohort."""
+    p = np.clip(candidates.peaks.astype(np.float64), 1e-7, 1 - 1e-7)
+    logit, weight = np.log(p / (1 - p)), candidates.weights(usual)
+    sign = np.where(candidates.real, -1.0, 1.0)
+
+    def loss(x: np.ndarray) -> float:
+        margin = sign * (np.exp(x[0]) * logit + x[1])
+        return float((weight * np.logaddexp(0, margin)).sum() / weight.sum() + 1e-3 * x[0] ** 2)
+
+    log_slope, offset = optimize.minimize(loss, np.zeros(2), method="Nelder-Mead").x
+    return Calibration(slope=round(float(np.exp(log_slope)), 4), offset=round(float(offset), 4))
+
+
+def report(
+    found: dict[str, dict[Finding, Candidates]],
+    finding: Finding,
+    calibration: Calibration,
+    threshold: float,
+) -> None:
+    """Print what a finding's threshold gives with each subset."""
+    print(f"{finding.name}: threshold {threshold:g}, {calibration}")
+    usual = USUAL_PER_PERSON[finding]
+    for name, subset in found.items():
+        row = subset[finding]
+        if len(row.found_by) == 0 or ("Chimap" not in name and finding is Finding.CALCIFICATION):
+            continue
+        sensitivity, false = row.rates(calibration, threshold)
+        error = calibration_error(row, calibration, usual)
+        print(
+            f"  {name:16s} sensitivity {sensitivity:.2f}, false a person {false:.2f}, "
+            f"F1 in a cohort {row.usual_f1(calibration, threshold, usual):.2f}, "
+            f"calibration error {error:.3f}",
+            flush=True,
+        )
+
+
+def calibration_error(row: Candidates, calibration: Calibration, usual: float) -> float:
+    """Return the expected calibration error (Guo 2017) of ten bins, at a cohort's prevalence."""
+    p, weight = calibration.apply(row.peaks), row.weights(usual)
+    bins = np.minimum((p * 10).astype(int), 9)
+    gaps = [
+        abs(float((weight * (row.real - p))[bins == number].sum())) for number in np.unique(bins)
+    ]
+    return sum(gaps) / max(float(weight.sum()), 1e-9)
 
 
 if __name__ == "__main__":

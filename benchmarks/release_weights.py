@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from deepmir.labels import Finding
+from deepmir.model.weights import Calibration
 from deepmir.training.export import ReleaseNotes, export_release
 
 
@@ -23,6 +24,7 @@ def main() -> None:
         code_version=version("deepmir"),
         data=options.data,
         thresholds=thresholds_of(options.thresholds),
+        calibration=calibration_of(options.thresholds),
         validation=figures_of(options.detection, options.real),
     )
     runs = {part: options.runs / part / "last.pt" for part in ("anatomy", "findings")}
@@ -52,6 +54,14 @@ def thresholds_of(path: Path | None) -> dict[Finding, float]:
         return dict.fromkeys(Finding, 0.5)
     proposed = json.loads(path.read_text(encoding="utf-8"))["proposed"]
     return {Finding[name]: float(value) for name, value in proposed.items()}
+
+
+def calibration_of(path: Path | None) -> dict[Finding, Calibration]:
+    """Calibration fitted on the validation heads; none without a file."""
+    if path is None:
+        return {}
+    fitted = json.loads(path.read_text(encoding="utf-8"))["calibration"]
+    return {Finding[name]: Calibration(**values) for name, values in fitted.items()}
 
 
 def figures_of(detection: Path | None, real: list[Path]) -> dict[str, float]:

@@ -243,7 +243,6 @@ def test_measuring_what_was_found_finds_the_same(result, written, scan_files, ti
         assert by_hand == replace(
             by_network,
             probability=None,
-            peak_probability=None,
             certainty=by_hand.certainty,
         )
 

@@ -11,7 +11,7 @@ from deepmir.config import Config, PreprocessConfig, SegmentConfig
 from deepmir.errors import ConfigError
 from deepmir.geometry import Grid
 from deepmir.labels import Finding
-from deepmir.model.weights import load_weights
+from deepmir.model.weights import Calibration, load_weights
 from deepmir.preprocessing.run import prepare
 from deepmir.segmentation import (
     findings_of,
@@ -205,6 +205,17 @@ def test_a_threshold_is_asked_of_the_peak_and_does_not_shrink_the_extent():
     probabilities[0, 2, 2, 1] = 0.99  # one sure voxel carries all of them
     probabilities[0, 6:8, 1:3, 1:3] = 0.9  # sure nowhere
     thresholds = {Finding.CMB: 0.95, Finding.IRON: 0.5, Finding.CALCIFICATION: 0.5}
-    labels = findings_of(probabilities, thresholds)
+    labels = findings_of(probabilities, thresholds, dict.fromkeys(Finding, Calibration()))
     assert (labels[1:4, 1:4, 1:3] == Finding.CMB).all()
     assert labels.sum() == 18
+
+
+def test_a_calibration_moves_what_is_kept_and_not_how_far_it_reaches():
+    probabilities = np.zeros((3, 9, 5, 4), dtype=np.float32)
+    probabilities[0, 1:4, 1:4, 1:3] = 0.9
+    halves = dict.fromkeys(Finding, 0.5)
+    calibrations = dict.fromkeys(Finding, Calibration())
+    doubtful = calibrations | {Finding.CMB: Calibration(slope=1.0, offset=-3.0)}
+    assert findings_of(probabilities, halves, calibrations).sum() == 18
+    assert findings_of(probabilities, halves, doubtful).sum() == 0
+    assert findings_of(probabilities, halves | {Finding.CMB: 0.3}, doubtful).sum() == 18

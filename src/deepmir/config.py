@@ -41,7 +41,7 @@ class SegmentConfig:
     overlap: float = Field(default=0.25, ge=0, lt=1)
     """Share of a window that neighbouring windows of the findings part have in common."""
     thresholds: dict[str, float] | None = None
-    """Least peak probability of a finding, by its name; None: the weights' own."""
+    """Least probability of a finding, by its name; None: the weights' own."""
     threads: int = Field(default=0, ge=0)
     """CPU threads; 0: all there are."""
 
@@ -55,7 +55,7 @@ class LesionConfig:
     min_volume_mm3: float = Field(default=1.0, ge=0)
     """Smaller components are dropped."""
     definite_probability: float = Field(default=0.9, ge=0, le=1)
-    """Mean probability from which a finding is graded definite, otherwise possible."""
+    """Probability from which a finding is graded definite, otherwise possible."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)

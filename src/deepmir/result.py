@@ -336,12 +336,11 @@ LESION_FIELDS: tuple[tuple[Column, Callable[[Lesion], Cell]], ...] = (
     (
         Column(
             "probability",
-            "Mean probability; n/a where a person drew the lesion",
+            "That it is such a finding, calibrated; n/a where a person drew the lesion",
             decimals=3,
         ),
         lambda x: x.probability,
     ),
-    (Column("peak_probability", "Highest probability", decimals=3), lambda x: x.peak_probability),
 )
 """Columns of the table of lesions, and the value of each for a lesion."""
 

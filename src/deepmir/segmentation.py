@@ -4,7 +4,9 @@ Slices are never resampled. In plane the grid is resampled only where its voxel 
 0.6 to 1.0 mm; what comes back onto the native grid are probabilities, never labels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ from deepmir.model.predict import (
     open_network,
     predict_windows,
 )
-from deepmir.model.weights import Weights
+from deepmir.model.weights import Calibration, Weights
 from deepmir.preprocessing.resample import along_axis, interpolate_axis
 from deepmir.preprocessing.run import Prepared, Progress, ignore_progress
 from deepmir.volume import FloatMap
@@ -29,6 +31,7 @@ EXTENT_PROBABILITY = 0.5
 """A finding reaches as far as it is likelier than not."""
 IN_PLANE_MM = (0.6, 1.0)
 """Voxel sizes in plane that the findings part takes as they are."""
+_Number = TypeVar("_Number", bound=np.generic)
 _THICKEST_BY = 1.05  # an axis is the slice axis only where its voxels are clearly longer
 
 
@@ -37,7 +40,7 @@ class Segmentation:
     """Findings of one person on the reference scan's RAS+ grid."""
 
     findings: npt.NDArray[np.uint8]  # (I, J, K), values of labels.Finding, 0 elsewhere
-    probabilities: npt.NDArray[np.float16]  # (3, I, J, K): CMB, IRON, CALCIFICATION
+    probabilities: npt.NDArray[np.float16]  # (3, I, J, K): CMB, IRON, CALCIFICATION; calibrated
     thresholds: dict[Finding, float]  # that made labels of probabilities
 
 
@@ -92,7 +95,15 @@ def segment_findings(
     if not has_chimap:
         found = without_calcification(found)
     found *= mask
-    return _in_full(found, thresholds, box=box, shape=prepared.grid.shape)
+    calibrations = {finding: weights.calibration(finding) for finding in Finding}
+    labels = findings_of(found, thresholds, calibrations)
+    calibrated = [calibrations[f].apply(p) * (p > 0) for f, p in zip(Finding, found, strict=True)]
+    shape = prepared.grid.shape
+    return Segmentation(
+        _in_full(labels, box, shape),
+        _in_full(np.stack(calibrated).astype(np.float16), box, shape),
+        thresholds,
+    )
 
 
 def plan_grid(grid: Grid) -> FindingsGrid:
@@ -169,27 +180,35 @@ def without_calcification(probabilities: FloatMap) -> FloatMap:
     return merged
 
 
-def findings_of(probabilities: FloatMap, thresholds: dict[Finding, float]) -> npt.NDArray[np.uint8]:
-    """Label map of the findings: extents from probability 0.5, where the peak is certain enough.
+def findings_of(
+    probabilities: FloatMap,
+    thresholds: Mapping[Finding, float],
+    calibrations: Mapping[Finding, Calibration],
+) -> npt.NDArray[np.uint8]:
+    """Label map of the findings: extents where the network says so, peaks likely enough.
 
-    A network trained on many rare things is sure of most of what it marks; the threshold that
-    keeps false findings rare would shrink true ones to their core. So the threshold is asked of
-    a component's greatest probability, and its extent is where the finding is likelier than not.
+    A network trained on many rare things is sure of most of what it marks; a threshold on voxels
+    that keeps false findings rare would shrink true ones to their core. So the extent is where
+    the network finds it likelier than not, and the threshold is asked of the component's
+    greatest probability after calibration.
 
     Parameters
     ----------
     probabilities : (3, I, J, K) array
-    thresholds : dict
-        Least peak probability of each finding.
+        As the network gives them.
+    thresholds : mapping
+        Least calibrated probability of each finding.
+    calibrations : mapping
     """
-    extents = {finding: min(value, EXTENT_PROBABILITY) for finding, value in thresholds.items()}
+    extents = dict.fromkeys(Finding, EXTENT_PROBABILITY)
     labels = one_finding_per_component(label_findings(probabilities, extents), probabilities)
     for finding, threshold in thresholds.items():
         components, count = ndimage.label(labels == finding, structure=np.ones((3, 3, 3)))
         if count:
             numbers = np.arange(1, count + 1)
-            peaks = ndimage.maximum(probabilities[finding - 1], components, numbers)
-            labels[np.isin(components, numbers[np.asarray(peaks) < threshold])] = 0
+            peaks = np.asarray(ndimage.maximum(probabilities[finding - 1], components, numbers))
+            unlikely = calibrations[finding].apply(peaks.astype(np.float32)) < threshold
+            labels[np.isin(components, numbers[unlikely])] = 0
     return labels
 
 
@@ -266,14 +285,9 @@ def _margin(plan: FindingsGrid) -> tuple[int, int, int]:
 
 
 def _in_full(
-    found: FloatMap,
-    thresholds: dict[Finding, float],
-    *,
-    box: tuple[slice, slice, slice],
-    shape: tuple[int, int, int],
-) -> Segmentation:
-    findings = np.zeros(shape, dtype=np.uint8)
-    findings[box] = findings_of(found, thresholds)
-    probabilities = np.zeros((3, *shape), dtype=np.float16)
-    probabilities[(slice(None), *box)] = found
-    return Segmentation(findings, probabilities, thresholds)
+    part: npt.NDArray[_Number], box: tuple[slice, slice, slice], shape: tuple[int, int, int]
+) -> npt.NDArray[_Number]:
+    """Put (..., box) into zeros of (..., I, J, K)."""
+    full = np.zeros((*part.shape[:-3], *shape), dtype=part.dtype)
+    full[(..., *box)] = part
+    return full

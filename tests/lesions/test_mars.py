@@ -47,7 +47,6 @@ def lesion(region: int = 109, finding: Finding = Finding.CMB, **changes) -> Lesi
         total_chi_ppm_mm3=None,
         swi_contrast=0.5,
         probability=0.9,
-        peak_probability=0.95,
         certainty=Certainty.DEFINITE,
         size_class=SizeClass.SMALL,
         counted=True,

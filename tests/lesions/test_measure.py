@@ -189,20 +189,19 @@ def test_a_lesion_that_fills_the_image_has_no_ring():
 
 
 @pytest.mark.parametrize(("p", "grade"), [(0.75, Certainty.DEFINITE), (0.74, Certainty.POSSIBLE)])
-def test_grade_follows_the_mean_probability_of_the_own_finding(p, grade):
+def test_grade_follows_the_greatest_probability_of_the_own_finding(p, grade):
     probabilities = np.zeros((3, *SHAPE), dtype=np.float64)
-    probabilities[1] = p
-    probabilities[1, 12, 10, 5] = p + 0.12
-    probabilities[1, 12, 10, 6] = p - 0.12
+    probabilities[0] = 1.0
+    probabilities[1] = p - 0.12
+    probabilities[1, 12, 10, 5] = p
     (lesion,) = measure(block(Finding.IRON), probabilities=probabilities)
     assert lesion.probability == pytest.approx(p)
-    assert lesion.peak_probability == pytest.approx(p + 0.12)
     assert lesion.certainty is grade
 
 
 def test_what_a_person_drew_is_definite():
     (lesion,) = measure(block())
-    assert lesion.probability is lesion.peak_probability is None
+    assert lesion.probability is None
     assert lesion.certainty is Certainty.DEFINITE
 
 

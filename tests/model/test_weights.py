@@ -3,13 +3,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepmir.errors import OutputError, WeightsError
 from deepmir.labels import Finding
 from deepmir.model.weights import (
     ANATOMY_CLASSES,
     MAX_BYTES,
+    Calibration,
     ModelCard,
     NetworkInputs,
     load_weights,
@@ -40,12 +44,29 @@ def rewrite(folder, **changes):
 def test_what_is_written_is_read_back(folder):
     inputs = NetworkInputs(findings_window=(64, 64, 16))
     arguments = {"name": "n", "version": "1.2", "thresholds": THRESHOLDS, "card": CARD}
-    written = write_manifest(folder, **arguments, inputs=inputs)
+    calibration = {Finding.IRON: Calibration(slope=0.5, offset=-2.0)}
+    written = write_manifest(folder, **arguments, inputs=inputs, calibration=calibration)
     read = load_weights(folder)
     assert read == written
     assert (read.manifest.name, read.manifest.version, read.manifest.card) == ("n", "1.2", CARD)
     assert read.thresholds == THRESHOLDS
     assert read.manifest.inputs == inputs
+    assert read.calibration(Finding.IRON) == calibration[Finding.IRON]
+    assert read.calibration(Finding.CMB) == Calibration(slope=1.0, offset=0.0)
+
+
+@given(st.floats(0, 1, width=32), st.floats(0.1, 5), st.floats(-8, 8))
+def test_a_calibration_is_the_logistic_of_the_logit(probability, slope, offset):
+    found = Calibration(slope=slope, offset=offset).apply(np.array([probability], np.float32))
+    p = min(max(probability, 1e-7), 1 - 1e-7)
+    wanted = 1 / (1 + np.exp(-slope * np.log(p / (1 - p)) - offset))
+    assert found[0] == pytest.approx(wanted, abs=2e-3)
+
+
+def test_a_falling_calibration_is_refused(folder):
+    rewrite(folder, calibration={"CMB": {"slope": -1.0, "offset": 0.0}})
+    with pytest.raises(WeightsError, match=r"calibration\.CMB\.slope"):
+        load_weights(folder)
 
 
 def test_all_files_are_listed(folder):

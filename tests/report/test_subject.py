@@ -87,7 +87,7 @@ def test_settings_versions_and_limits_are_there(view):
         "Research use only, not a medical device",
         "lesions.connectivity 26",
         "SHA-256 " + "ab" * 32,
-        "least peak probability, CMB 0.450",
+        "least probability, CMB 0.450",
         "licence Apache-2.0",
         "peak memory 2.00 GB",
         "poor: check",
@@ -158,9 +158,7 @@ def test_hand_made_findings_say_so(view):
         view,
         measured=replace(
             view.measured,
-            lesions=tuple(
-                replace(lesion, probability=None, peak_probability=None) for lesion in view.lesions
-            ),
+            lesions=tuple(replace(lesion, probability=None) for lesion in view.lesions),
         ),
         provenance=replace(view.provenance, weights=None, notices=()),
     )

@@ -149,3 +149,14 @@ def test_a_damaged_case_is_refused(cases):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="no finished case"):
         draw_patch(tmp_path, (), rng(), sampling=SMALL)
+
+
+def test_basal_ganglia_are_uncertain_in_a_share_of_the_patches(cases):
+    case = open_case(cases / "case-00000")
+    always, never = (replace(SMALL, context_loss_share=share) for share in (1.0, 0.0))
+    surest = [
+        [make_patch(case, (13, 9, 5), rng(seed), sampling=s).inputs[7].max() for seed in range(8)]
+        for s in (always, never)
+    ]
+    assert min(surest[0]) < 0.3
+    assert all(drawn <= full for drawn, full in zip(*surest, strict=True))

@@ -86,8 +86,7 @@ class Lesion:
     swi_contrast: float | None
     """1 − mean signal / ring's median: 0 is invisible, 1 is black; None without an SWI here."""
     probability: float | None
-    """Mean over the voxels; None where a person drew the lesion."""
-    peak_probability: float | None
+    """The greatest of its voxels, which is what is calibrated; None where a person drew it."""
     certainty: Certainty
     size_class: SizeClass
     counted: bool
@@ -153,7 +152,7 @@ def measure_lesions(
         In the order of :class:`~deepmir.labels.Finding`; None where a person drew the findings.
         Those are graded definite.
     config : LesionConfig
-        Connectivity, smallest volume, and the mean probability of a definite finding. On SWI
+        Connectivity, smallest volume, and the probability of a definite finding. On SWI
         alone every microbleed is graded possible, because a calcification looks the same.
 
     Returns
@@ -272,7 +271,7 @@ def _measure_one(scene: _Scene, crop: _Crop, finding: Finding, *, config: Lesion
     region = _locate(crop)
     compartment, side = _place(region)
     mean_chi, peak_chi = _chi_ppm(scene, crop)
-    probability, peak_probability = _probability(scene, crop, finding)
+    probability = _probability(scene, crop, finding)
     return Lesion(
         index=crop.index,
         finding=finding,
@@ -289,7 +288,6 @@ def _measure_one(scene: _Scene, crop: _Crop, finding: Finding, *, config: Lesion
         total_chi_ppm_mm3=None if mean_chi is None else mean_chi * volume,
         swi_contrast=_swi_contrast(scene, crop),
         probability=probability,
-        peak_probability=peak_probability,
         certainty=_grade(scene, finding, probability, config=config),
         size_class=size_class(diameter),
         counted=finding is not Finding.IRON or region % 100 in BASAL_GANGLIA_BASES,
@@ -360,11 +358,10 @@ def _inside_and_ring(data: npt.NDArray[np.generic], crop: _Crop) -> tuple[_Value
     return values[crop.inside], values[crop.ring & (values != 0)]
 
 
-def _probability(scene: _Scene, crop: _Crop, finding: Finding) -> tuple[float | None, float | None]:
+def _probability(scene: _Scene, crop: _Crop, finding: Finding) -> float | None:
     if scene.probabilities is None:
-        return None, None
-    values = scene.probabilities[finding - 1][crop.box][crop.inside].astype(np.float64)
-    return float(values.mean()), float(values.max())
+        return None
+    return float(scene.probabilities[finding - 1][crop.box][crop.inside].max())
 
 
 def _grade(

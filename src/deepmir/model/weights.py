@@ -15,11 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from deepmir.errors import OutputError, WeightsError
 from deepmir.labels import REGIONS, Finding
+from deepmir.volume import FloatMap
 
 Part = Literal["anatomy", "findings"]
 
@@ -36,6 +38,7 @@ ANATOMY_CLASSES: tuple[str, ...] = (
 )
 """Channels of the anatomy part's softmax; one more channel is the logit of "right side"."""
 
+_LEAST = np.float32(1e-7)  # float32 tells 1 - 1e-7 from 1
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -69,6 +72,31 @@ class NetworkInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Calibration:
+    """What the network's probabilities mean: logit p' = slope · logit p + offset.
+
+    Fitted on the peaks of whole findings at the prevalence of a cohort (Platt 1999), so that of
+    ten findings with 0.8 eight are real. Rising, so that the order of findings stays.
+    """
+
+    slope: float = Field(default=1.0, gt=0)
+    offset: float = 0.0
+
+    def apply(self, probabilities: FloatMap) -> FloatMap:
+        """Calibrated probabilities of an array of any shape, float32.
+
+        Examples
+        --------
+        >>> squared_odds = Calibration(slope=2.0, offset=0.0)
+        >>> [round(float(p), 2) for p in squared_odds.apply(np.array([0.5, 0.9]))]
+        [0.5, 0.99]
+        """
+        p = np.clip(probabilities, _LEAST, 1 - _LEAST)
+        odds = (p / (1 - p)) ** np.float32(self.slope) * np.float32(np.exp(self.offset))
+        return np.asarray(odds / (1 + odds), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Manifest:
     """What stands in ``manifest.json``."""
 
@@ -77,6 +105,7 @@ class Manifest:
     card: ModelCard
     files: dict[str, WeightsFile]
     thresholds: dict[str, float]  # by finding name
+    calibration: dict[str, Calibration] = Field(default_factory=dict)  # by finding name
     inputs: NetworkInputs = Field(default_factory=NetworkInputs)
     anatomy_classes: tuple[str, ...] = ANATOMY_CLASSES
     format: Literal[1] = 1
@@ -92,8 +121,12 @@ class Weights:
 
     @property
     def thresholds(self) -> dict[Finding, float]:
-        """Least peak probability of a finding, chosen on validation data."""
+        """Least calibrated probability of a finding, chosen on validation data."""
         return {Finding[name]: value for name, value in self.manifest.thresholds.items()}
+
+    def calibration(self, finding: Finding) -> Calibration:
+        """Calibration of a finding's probabilities; the identity where none was fitted."""
+        return self.manifest.calibration.get(finding.name, Calibration())
 
     def onnx_path(self, part: Part) -> Path:
         """File that runs one part of the network."""
@@ -129,13 +162,14 @@ def load_weights(folder: Path | None = None) -> Weights:
     return Weights(folder, manifest, hashlib.sha256(text).hexdigest())
 
 
-def write_manifest(
+def write_manifest(  # noqa: PLR0913 - one keyword for each part of the manifest
     folder: Path,
     *,
     name: str,
     version: str,
     thresholds: dict[Finding, float],
     card: ModelCard,
+    calibration: dict[Finding, Calibration] | None = None,
     inputs: NetworkInputs | None = None,
 ) -> Weights:
     """Write ``manifest.json`` for the files of a folder, and open the folder.
@@ -158,6 +192,7 @@ def write_manifest(
         card=card,
         files=files,
         thresholds={finding.name: float(thresholds[finding]) for finding in Finding},
+        calibration={finding.name: value for finding, value in (calibration or {}).items()},
         inputs=inputs or NetworkInputs(),
     )
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"

@@ -27,7 +27,7 @@ class SubjectView:
     """Share of the regions that are in the field of view, 0 to 1; None where it is not known."""
     alignments: tuple[Alignment, ...]
     thresholds: tuple[tuple[Finding, float], ...] = ()
-    """Least peak probability of a finding."""
+    """Least probability of a finding."""
     weights_card: tuple[tuple[str, str], ...] = ()
     """(field, text) of the model card."""
     evaluation: Score | None = None

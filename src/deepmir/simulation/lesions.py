@@ -33,6 +33,15 @@ CMB_PLACES: dict[str, float] = {
 }
 """Share of microbleeds by place: 957 annotated ones of five public cohorts."""
 
+CMB_COUNTS: dict[int, int] = {
+    1: 100, 2: 31, 3: 19, 4: 8, 5: 6, 6: 4, 7: 4, 8: 4, 9: 2, 10: 1, 11: 8, 12: 3, 13: 3, 14: 1,
+    16: 1, 17: 2, 18: 1, 21: 1, 26: 1, 29: 1, 31: 1, 36: 1, 38: 1, 55: 1, 83: 1,
+}  # fmt: skip
+"""How many of those cohorts' positive scans have so many microbleeds."""
+
+MOST_CMB = 40
+"""More do not fit apart from each other into one head."""
+
 
 class Kind(StrEnum):
     """What a deposit is made of."""
@@ -96,9 +105,10 @@ class DepositEffect:
 
 def realistic_counts(rng: np.random.Generator) -> Counts:
     """Draw counts as in a cohort of the elderly: half of the people have no microbleed."""
-    cmb = 0 if rng.random() < 0.5 else 1 + int(min(rng.geometric(0.45) - 1 + _tail(rng), 60))
+    scans = np.array([*CMB_COUNTS.values()])
+    positive = int(rng.choice([*CMB_COUNTS], p=scans / scans.sum()))
     return Counts(
-        cmb=cmb,
+        cmb=min(positive, MOST_CMB) if rng.random() < 0.5 else 0,
         iron=int(rng.poisson(3.0)),
         calcification=int(rng.poisson(2.5)),
         mixed=int(rng.random() < 0.1),
@@ -283,10 +293,6 @@ def _sample_strength(
         return chi, moment / -chi, float(rng.choice([0.0, 0.4]))
     volume = float(np.clip(rng.lognormal(np.log(35.0), 0.9), 4.0, 300.0))
     return chi * 0.6, volume, float(rng.uniform(0.2, 0.8))
-
-
-def _tail(rng: np.random.Generator) -> int:
-    return int(rng.geometric(0.06)) if rng.random() < 0.12 else 0
 
 
 def _is_apart(new: Deposit, others: list[Deposit], apart_mm: float) -> bool:

@@ -1,9 +1,14 @@
 """A venous tree: what microbleeds are confused with.
 
 Walkers step through direction fields that the label map gives: along the pial surface to the
-dural sinuses (sulcal veins), through white matter to the ventricle wall (medullary veins), from
-white matter out to the pia (cortical veins), along the ventricle wall and around the brain stem
-to the vein of Galen (deep and basal veins). Diameters 0.3 to 2.5 mm (Lee 1970; Okudera 1999).
+dural sinuses (sulcal veins), through the cortex to the nearest sulcal vein (cortical veins),
+through white matter to the ventricle wall (medullary veins), along the ventricle wall and around
+the brain stem to the vein of Galen (deep and basal veins). Diameters 0.3 to 2.5 mm (Lee 1970;
+Okudera 1999).
+
+No vein begins or ends bluntly: it starts as thin as a venule, and where it does not reach what it
+drains into, it thins out again. A short blunt piece of vein on its own is a microbleed to any
+reader, and no brain has such pieces.
 """
 
 from dataclasses import dataclass
@@ -20,7 +25,11 @@ STEP_MM = 0.5
 _GRAY = (3, 42, 8, 47)
 _WHITE = (2, 41)
 _VENTRICLES = (4, 43)
+_LIQUOR = (*_VENTRICLES, 5, 44, 14, 15, 24)
 _SINUS = 514
+_SHORTEST_MM = 3.0
+_TAPER_MM = 5.0
+_THINNEST = 0.3  # radius at a free end, as a share of the vein's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +87,15 @@ def grow_veins(
     brain : (I, J, K) bool array
         Inside of the skull that belongs to the brain, ventricles included.
     """
-    tissue = np.isin(labels, (*_GRAY, *_WHITE))
+    tissue = brain & (labels > 0) & (labels < 500) & ~np.isin(labels, _LIQUOR)
     pial = _signed_distance_mm(ndimage.binary_closing(tissue, iterations=1))
     ventricle = _signed_distance_mm(np.isin(labels, _VENTRICLES))
     sinus = _distance_mm(_sinus_or_midline(labels, brain))
     galen = _distance_mm(_galen(labels, brain))
+    sulcal = _sulcal(labels, brain, pial, sinus, parameters, rng)
     return [
-        *_sulcal(labels, brain, pial, sinus, parameters, rng),
-        *_cortical(labels, pial, parameters, rng),
+        *sulcal,
+        *_cortical(labels, pial, sulcal, parameters, rng),
         *_medullary(labels, ventricle, parameters, rng),
         *_deep(labels, ventricle, galen, parameters, rng),
     ]
@@ -166,18 +176,26 @@ def _sulcal(
     guide = _Guide(sink=sinus, surface=pial, surface_at_mm=0.6, pull=0.45)
     lines = _walk(start, guide, 90, parameters.tortuosity, rng)
     radius = rng.lognormal(np.log(0.30), 0.45, len(lines)).clip(0.14, 0.9) * parameters.scale
-    return [_vessel(line, r, growth=1.6) for line, r in zip(lines, radius, strict=True)]
+    return _vessels(lines, radius, sinus, growth=1.6)
 
 
 def _cortical(
-    labels: IntMap, pial: FloatMap, parameters: VesselParameters, rng: np.random.Generator
+    labels: IntMap,
+    pial: FloatMap,
+    sulcal: list[Vessel],
+    parameters: VesselParameters,
+    rng: np.random.Generator,
 ) -> list[Vessel]:
-    start = _pick(np.isin(labels, _GRAY) & (pial < -1.0), parameters.cortical, rng)
-    guide = _Guide(sink=-pial, surface=None, surface_at_mm=0.0, pull=0.8)
-    steps = int(rng.integers(8, 16))
-    lines = _walk(start, guide, steps, parameters.tortuosity, rng)
+    """Thin veins from the depth of the cortex that drain into the nearest sulcal vein."""
+    if not sulcal:
+        return []
+    drain = _distance_mm(_voxels_of(sulcal, labels.shape))
+    near = np.isin(labels, _GRAY) & (pial < -1.0) & (drain > _SHORTEST_MM) & (drain < 12)
+    start = _pick(near, parameters.cortical, rng)
+    guide = _Guide(sink=drain, surface=None, surface_at_mm=0.0, pull=0.8)
+    lines = _walk(start, guide, 40, parameters.tortuosity, rng)
     radius = rng.uniform(0.12, 0.3, len(lines)) * parameters.scale
-    return [_vessel(line, r, growth=1.3) for line, r in zip(lines, radius, strict=True)]
+    return _vessels(lines, radius, drain, growth=1.3)
 
 
 def _medullary(
@@ -188,7 +206,7 @@ def _medullary(
     guide = _Guide(sink=ventricle, surface=None, surface_at_mm=0.0, pull=0.9)
     lines = _walk(start, guide, 60, 0.4 * parameters.tortuosity, rng)
     radius = rng.uniform(0.13, 0.34, len(lines)) * parameters.scale
-    return [_vessel(line, r, growth=1.5) for line, r in zip(lines, radius, strict=True)]
+    return _vessels(lines, radius, ventricle, growth=1.5)
 
 
 def _deep(
@@ -206,13 +224,45 @@ def _deep(
     basal = _Guide(sink=galen, surface=stem, surface_at_mm=2.5, pull=0.45)
     lines += _walk(_pick(around, parameters.deep // 3, rng), basal, 120, parameters.tortuosity, rng)
     radius = rng.uniform(0.28, 0.6, len(lines)) * parameters.scale
-    return [_vessel(line, r, growth=1.5) for line, r in zip(lines, radius, strict=True)]
+    return _vessels(lines, radius, galen, growth=1.5)
 
 
-def _vessel(line: Points, radius_mm: float, *, growth: float) -> Vessel:
-    """Give a centre line a radius that grows towards its sink (downstream)."""
+def _vessels(
+    lines: list[Points], radii_mm: npt.NDArray[np.floating], sink: FloatMap, *, growth: float
+) -> list[Vessel]:
+    """Give centre lines their radii; those shorter than a few mm are left out."""
+    return [
+        _vessel(line, radius, growth=growth, drained=bool(_sample([sink], line[-1:])[0, 0] < 1.5))
+        for line, radius in zip(lines, radii_mm, strict=True)
+        if STEP_MM * (len(line) - 1) >= _SHORTEST_MM
+    ]
+
+
+def _vessel(line: Points, radius_mm: float, *, growth: float, drained: bool) -> Vessel:
+    """Give a centre line a radius that grows downstream and is thin at a free end.
+
+    Examples
+    --------
+    >>> line = np.zeros((41, 3), dtype=np.float32)
+    >>> radius_mm = _vessel(line, 0.5, growth=1.5, drained=False).radius_mm
+    >>> [round(float(radius_mm[n]), 2) for n in (0, 20, 40)]
+    [0.11, 0.56, 0.22]
+    """
     widths = radius_mm * np.linspace(0.75, growth, len(line), dtype=np.float32)
+    along_mm = STEP_MM * np.arange(len(line))
+    free_mm = along_mm if drained else np.minimum(along_mm, along_mm[::-1])
+    taper_mm = min(_TAPER_MM, max(along_mm[-1] / 2, STEP_MM))
+    widths = widths * (_THINNEST + (1 - _THINNEST) * np.minimum(free_mm / taper_mm, 1))
     return Vessel(points_mm=line, radius_mm=widths.astype(np.float32))
+
+
+def _voxels_of(vessels: list[Vessel], shape: tuple[int, ...]) -> BoolMap:
+    """Voxels of the 1 mm grid that centre lines run through."""
+    points = np.concatenate([vessel.points_mm for vessel in vessels])
+    voxels = np.clip(np.round(points).astype(int), 0, np.array(shape) - 1)
+    crossed = np.zeros(shape, dtype=bool)
+    crossed[tuple(voxels.T)] = True
+    return crossed
 
 
 def _walk(

@@ -55,6 +55,8 @@ class PatchSampling:
     """Which contrasts a patch has, and how often."""
     shift_share: float = Field(default=0.3, ge=0, le=1)
     """Patches whose T2w and Chimap lie up to 2 voxels off."""
+    context_loss_share: float = Field(default=0.2, ge=0, le=1)
+    """Patches whose basal ganglia are less certain than they are: the coarse part may fail."""
     chi_offset_ppm: float = Field(default=0.03, ge=0)
     chi_gain: float = Field(default=0.2, ge=0, lt=1)
     noise: float = Field(default=0.06, ge=0)
@@ -260,6 +262,8 @@ def make_patch(
     )
     if sampling.augment:
         channels = vary_intensities(channels, rng, sampling)
+        if rng.random() < sampling.context_loss_share:
+            context[1] *= rng.uniform()
     inputs = np.zeros((8, *sampling.shape), dtype=np.float32)
     for channel, given in enumerate(present):
         if given:
