@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepmir.reconstruction.run import reconstruct_swi
 from deepmir.simulation.acquire import acquire, mask_in_use
 from deepmir.simulation.ageing import Ageing, perivascular_spaces
 from deepmir.simulation.lesions import Counts
@@ -82,10 +83,14 @@ def test_with_and_without_deposits_the_head_moves_alike(scene):
     assert np.array_equal(moved.echoes.signals[0], moved.echoes_without_deposits.signals[0])
 
 
-def test_poles_turn_the_phase_and_leave_the_magnitude(scene, plain):
+def test_poles_turn_the_phase_leave_the_magnitude_and_darken_swi_where_it_is_said(scene, plain):
     assert not plain.fringes.any()
     other = scan(scene, phase_poles=True)
     assert 0 < other.fringes.mean() < 0.05
+    swi, plain_swi = (reconstruct_swi(one.echoes, PROTOCOL.swi) for one in (other, plain))
+    bright = other.fringes & (plain_swi > np.median(plain_swi[plain.brain]) / 2)
+    assert bright.any()
+    assert np.median(swi[bright] / plain_swi[bright]) < 0.6
     turn = other.echoes.signals[0] * np.conj(plain.echoes.signals[0])
     assert np.std(np.angle(turn)[plain.brain]) > 0.3
 

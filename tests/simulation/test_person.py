@@ -141,8 +141,6 @@ def test_a_stripped_scan_with_fringes_of_a_protocol_of_ones_own(anatomy):
     fringes, brain = person.acquisition.fringes, person.acquisition.brain
     assert 0 < fringes.mean() < 0.05
     assert person.mimics[fringes].all()
-    inner = fringes & (person.swi > 0)
-    assert np.median(person.swi[inner]) < 0.7 * np.median(person.swi[person.swi > 0])
     assert 0.7 * brain.sum() < (person.swi > 0).sum() < brain.sum()
     assert not (person.chi_mask & ~brain).any()
     assert json.loads(parameters_text(person))["protocol"]["stripped"]

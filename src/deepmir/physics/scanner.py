@@ -73,6 +73,6 @@ def receive_field(
     return complex_of(magnitude * xp.cos(angle), magnitude * xp.sin(angle))
 
 
-def add_noise(signal: Array, real: Array, imaginary: Array, *, level: float) -> Array:
-    """Complex signal plus `level` times two images of standard normal noise."""
-    return signal + complex_of(level * real, level * imaginary)
+def complex_noise(real: Array, imaginary: Array, *, level: float) -> Array:
+    """Noise of a quadrature receiver: `level` times two images of standard normal numbers."""
+    return complex_of(level * real, level * imaginary)

@@ -11,7 +11,7 @@ from deepmir.geometry import Affine
 from deepmir.physics.arrays import along_axis
 from deepmir.physics.dipole import b0_direction, field_ppm
 from deepmir.physics.kspace import crop_k_space, moved_between_lines, partial_fourier
-from deepmir.physics.scanner import receive_field, shim_field, smooth_field
+from deepmir.physics.scanner import complex_noise, receive_field, shim_field, smooth_field
 from deepmir.physics.signal import (
     gradient_echo,
     spin_echo_amplitude,
@@ -356,7 +356,7 @@ def _troubled_phase(
     turn = np.ones(grid.shape, dtype=np.complex64)
     if protocol.phase_poles:
         real, imaginary = rng.standard_normal((2, 4, 4, 4)).astype(np.float32)
-        total = smooth_field(real + 1, grid.shape) + 1j * smooth_field(imaginary, grid.shape)
+        total = smooth_field(real + 0.5, grid.shape) + 1j * smooth_field(imaginary, grid.shape)
         turn = (total / np.maximum(np.abs(total), 1e-6)).astype(np.complex64)
     if protocol.sequence == "2D":
         turn = turn * np.exp(1j * rng.normal(0, 0.3, grid.shape[2])).astype(np.complex64)
@@ -389,13 +389,11 @@ def _noise(
     """Complex Gaussian noise for each echo, the same with and without deposits."""
     level = float(np.percentile(np.abs(clean[0]), 75)) / protocol.snr
     return [
-        (
-            level
-            * (
-                rng.standard_normal(echo.shape, dtype=np.float32)
-                + 1j * rng.standard_normal(echo.shape, dtype=np.float32)
-            )
-        ).astype(np.complex64)
+        complex_noise(
+            rng.standard_normal(echo.shape, dtype=np.float32),
+            rng.standard_normal(echo.shape, dtype=np.float32),
+            level=level,
+        )
         for echo in clean
     ]
 
