@@ -6,7 +6,7 @@ import pytest
 from deepmir.simulation.lesions import Deposit, Kind, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import mesa_like, protocol_by_name, sample_protocol
 from deepmir.simulation.scene import interpolate_axis, swap_sides, upsample_linear
-from deepmir.simulation.tissue import TISSUES, sample_tissue_values
+from deepmir.simulation.tissue import TISSUES, sample_tissue_values, structure_ppm
 from deepmir.simulation.truth import IGNORE, ScanPair, draw_truth
 from deepmir.simulation.vessels import Vessel, rasterize
 
@@ -201,8 +201,38 @@ def test_drawn_protocols_stay_within_what_scanners_do():
     rng = np.random.default_rng(0)
     for _ in range(60):
         protocol = sample_protocol(rng)
+        thickest = 3.2 if protocol.sequence == "3D" else 5.0
         assert 0.6 <= protocol.spacing_mm[0] <= 1.0
-        assert protocol.spacing_mm[0] <= protocol.spacing_mm[2] <= 3.2
-        assert 0 <= protocol.swi.echo < len(protocol.echo_times_s)
+        assert protocol.spacing_mm[0] <= protocol.spacing_mm[2] <= thickest
+        assert 0 <= protocol.swi.echo < len(protocol.echo_times_s) <= 8
         assert protocol.repetition_time_s > protocol.echo_times_s[-1]
+        assert 0.5 < protocol.fourier_share <= 1
     assert protocol_by_name("mesa-like", rng) == mesa_like()
+
+
+def test_drawn_protocols_are_of_every_kind():
+    drawn = [sample_protocol(np.random.default_rng(seed)) for seed in range(300)]
+    assert {one.b0_t for one in drawn} == {1.5, 3.0, 7.0}
+    flat = [one for one in drawn if one.sequence == "2D"]
+    assert 15 < len(flat) < 65
+    assert all(len(one.echo_times_s) == 1 and one.spacing_mm[2] >= 3 for one in flat)
+    assert {one.swi.power for one in flat} >= {0}  # T2*-weighted magnitude
+    assert {one.mask_grown_mm for one in drawn} == {-1.5, 0.0, 2.5}
+    for name in ("stripped", "gibbs", "phase_poles"):
+        assert {getattr(one, name) for one in drawn} == {True, False}
+    assert 0 < sum(one.motion_mm > 0 for one in drawn) < 150
+    assert 0 < sum(one.t2w_slice_mm > 1 for one in drawn) < 150
+    assert {one.chimap.method for one in drawn} >= {"tkd", "closed-form"}
+
+
+def test_structure_follows_the_folds_and_stays_small():
+    labels = np.full((40, 40, 40), 24, np.uint16)
+    labels[2:38, 2:38, 2:38] = 3
+    labels[5:35, 5:35, 5:35] = 2
+    labels[17:23, 17:23, 17:23] = 4
+    chi = structure_ppm(labels, np.random.default_rng(0))
+    assert not chi[labels == 24].any()
+    assert not chi[labels == 4].any()
+    assert chi[labels == 3].mean() > 0 > chi[labels == 2].mean()
+    assert chi[5, 20, 20] > chi[10, 20, 20] > chi[13, 20, 20]  # rim, deep, beside the ventricle
+    assert np.abs(chi).max() < 0.1

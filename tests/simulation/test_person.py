@@ -1,6 +1,8 @@
 """One simulated person: what was put in must be seen, labelled, and repeatable."""
 
 import importlib.util
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ from deepmir.errors import ConfigError, InputError
 from deepmir.labels import Finding
 from deepmir.simulation.cases import write_case, write_cases
 from deepmir.simulation.lesions import FINDING_OF_KIND, Counts, Kind
-from deepmir.simulation.person import parameters_text, simulate_person
+from deepmir.simulation.person import parameters_text, replay_person, simulate_person
+from deepmir.simulation.protocol import mesa_like
 from deepmir.simulation.truth import IGNORE
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -89,6 +92,58 @@ def test_a_whole_head_has_a_t2w_of_its_own_grid_and_pose(anatomy):
     assert scan.t2w.shape != whole.swi.shape
     assert np.linalg.norm(scan.t2w_affine[:3, 0]) == pytest.approx(1.0)
     assert not np.allclose(scan.t2w_affine, scan.affine)
+
+
+# ---- drawn protocols, and replay -----------------------------------------------------------
+
+CHEAP_SEED = 346  # thick slices, few echoes; poles, motion, partial Fourier, thick T2w
+
+
+@pytest.fixture(scope="module")
+def drawn(anatomy):
+    return simulate_person(anatomy, seed=CHEAP_SEED, protocol="random")
+
+
+def test_a_saved_description_replays_the_person(anatomy, drawn):
+    again = replay_person(anatomy, parameters_text(drawn))
+    assert np.array_equal(again.swi, drawn.swi)
+    assert np.array_equal(again.chi_ppm, drawn.chi_ppm)
+    assert np.array_equal(again.acquisition.t2w, drawn.acquisition.t2w)
+    assert parameters_text(again) == parameters_text(drawn)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"anatomy": "another"}, "made of anatomy"),
+        ({"counts": "<lambda>"}, "not one of"),
+        ({"seed": None}, "no description"),
+    ],
+)
+def test_a_description_that_cannot_be_replayed_is_refused(anatomy, drawn, change, said):
+    text = json.loads(parameters_text(drawn)) | change
+    with pytest.raises(ConfigError, match=said):
+        replay_person(anatomy, json.dumps(text))
+
+
+def test_a_stripped_scan_with_fringes_of_a_protocol_of_ones_own(anatomy):
+    protocol = replace(
+        mesa_like(),
+        name="mine",
+        spacing_mm=(1.0, 1.0, 3.0),
+        echo_times_s=(0.02,),
+        swi=replace(mesa_like().swi, echo=0),
+        phase_poles=True,
+        stripped=True,
+        mask_grown_mm=-1.5,
+    )
+    person = simulate_person(anatomy, seed=3, protocol=protocol, counts=few)
+    fringes, brain = person.acquisition.fringes, person.acquisition.brain
+    assert 0 < fringes.mean() < 0.05
+    assert person.mimics[fringes].all()
+    assert 0.7 * brain.sum() < (person.swi > 0).sum() < brain.sum()
+    assert not (person.chi_mask & ~brain).any()
+    assert json.loads(parameters_text(person))["protocol"]["stripped"]
 
 
 def test_without_deposits_there_is_no_label(anatomy):

@@ -6,13 +6,13 @@
 
 from collections.abc import Sequence
 
+import array_api_compat
 import numpy as np
-import numpy.typing as npt
 
 from deepmir.errors import GeometryError
 from deepmir.geometry import Affine, Shape, spacing_mm
-from deepmir.physics.fourier import Array, fast_length, irfft3, namespace, rfft3
-from deepmir.volume import FloatMap
+from deepmir.physics.arrays import Array, along_axis, as_like, namespace, real_dtype
+from deepmir.physics.fourier import fast_length, irfft3, rfft3
 
 
 def b0_direction(affine: Affine) -> tuple[float, float, float]:
@@ -34,8 +34,13 @@ def b0_direction(affine: Affine) -> tuple[float, float, float]:
 
 
 def dipole_kernel(
-    shape: Shape, spacing_mm: Sequence[float], b0: Sequence[float], *, half: bool = True
-) -> FloatMap:
+    shape: Shape,
+    spacing_mm: Sequence[float],
+    b0: Sequence[float],
+    *,
+    half: bool = True,
+    like: Array | None = None,
+) -> Array:
     """Make the unit dipole in the frequency domain, 0 at k = 0.
 
     Parameters
@@ -48,22 +53,32 @@ def dipole_kernel(
         Direction of B0 along the voxel axes; need not have length 1.
     half : bool
         Layout of :func:`~deepmir.physics.fourier.rfft3` (I, J, K//2 + 1), or the full one.
+    like : array, optional
+        The kernel is made with its library, on its device and in its precision; without it, in
+        single precision by NumPy.
 
     Raises
     ------
     GeometryError
         If the direction has no length.
     """
-    length = float(np.linalg.norm(b0))
-    if not np.isfinite(length) or length == 0:
-        raise GeometryError(f"the direction of B0 must have a length, got {tuple(b0)}")
-    ki, kj, kk = _frequencies(shape, spacing_mm, half=half)
-    along = ki * (b0[0] / length) + kj * (b0[1] / length) + kk * (b0[2] / length)
+    b = _unit(b0)
+    like = np.zeros((), dtype=np.float32) if like is None else like
+    last = np.fft.rfftfreq if half else np.fft.fftfreq
+    frequencies = (
+        np.fft.fftfreq(shape[0], spacing_mm[0]),
+        np.fft.fftfreq(shape[1], spacing_mm[1]),
+        last(shape[2], spacing_mm[2]),
+    )
+    ki, kj, kk = (along_axis(as_like(k, like), axis) for axis, k in enumerate(frequencies))
     square = ki**2 + kj**2 + kk**2
     square[0, 0, 0] = 1.0
-    kernel = np.float32(1 / 3) - along**2 / square
+    along = ki * b[0] + kj * b[1] + kk * b[2]
+    along *= along
+    along /= square
+    kernel = 1 / 3 - along
     kernel[0, 0, 0] = 0.0
-    return np.asarray(kernel, dtype=np.float32)
+    return kernel
 
 
 def field_ppm(
@@ -84,41 +99,84 @@ def field_ppm(
 
     Returns
     -------
-    (I, J, K) array of the same kind
+    (I, J, K) array of the same library, device and precision
+
+    Raises
+    ------
+    GeometryError
+        If the direction has no length.
     """
     xp = namespace(chi_ppm)
     i, j, k = chi_ppm.shape
     margin = [int(np.ceil(margin_mm / step)) for step in spacing_mm]
     padded = (fast_length(i + margin[0]), fast_length(j + margin[1]), fast_length(k + margin[2]))
-    box = xp.zeros(padded, dtype=xp.float32)
-    if hasattr(chi_ppm, "device") and str(chi_ppm.device) != "cpu":
-        box = box.to(chi_ppm.device)
-    box[:i, :j, :k] = chi_ppm
+    dtype, device = real_dtype(chi_ppm), array_api_compat.device(chi_ppm)
+    box = xp.zeros(padded, dtype=dtype, device=device)
+    box[:i, :j, :k] = xp.astype(chi_ppm, dtype, copy=False)
     spectrum = rfft3(box)
-    kernel = dipole_kernel(padded, spacing_mm, b0)
-    spectrum *= kernel if xp.__name__.endswith("numpy") else xp.asarray(kernel).to(spectrum.device)
+    spectrum *= dipole_kernel(padded, spacing_mm, b0, like=box)
     return irfft3(spectrum, padded)[:i, :j, :k]
 
 
 def sphere_field_ppm(
-    offsets_mm: npt.NDArray[np.floating], radius_mm: float, chi_ppm: float, b0: Sequence[float]
-) -> npt.NDArray[np.floating]:
-    """Analytic field of a sphere at points (n, 3) from its centre: 0 inside, a dipole outside.
+    offsets_mm: Array, radius_mm: float, chi_ppm: float, b0: Sequence[float]
+) -> Array:
+    """Analytic field of a sphere at points (…, 3) from its centre: 0 inside, a dipole outside.
 
     The demagnetised field with Lorentz' sphere removed, as the kernel above has it.
+
+    Raises
+    ------
+    GeometryError
+        If the direction has no length.
     """
-    r = np.linalg.norm(offsets_mm, axis=-1)
-    safe = np.maximum(r, 1e-9)
-    cosine = offsets_mm @ (np.asarray(b0) / np.linalg.norm(b0)) / safe
-    outside = chi_ppm / 3 * (radius_mm / safe) ** 3 * (3 * cosine**2 - 1)
-    return np.where(r <= radius_mm, 0.0, outside)
+    xp = namespace(offsets_mm)
+    square = xp.sum(offsets_mm**2, axis=-1)
+    outside = square > radius_mm**2
+    square = xp.where(outside, square, xp.ones_like(square))
+    along_square = xp.sum(offsets_mm * as_like(_unit(b0), offsets_mm), axis=-1) ** 2 / square
+    dipole = chi_ppm / 3 * radius_mm**3 / (square * xp.sqrt(square)) * (3 * along_square - 1)
+    return xp.where(outside, dipole, xp.zeros_like(dipole))
 
 
-def _frequencies(
-    shape: Shape, spacing_mm: Sequence[float], *, half: bool
-) -> tuple[FloatMap, FloatMap, FloatMap]:
-    last = np.fft.rfftfreq if half else np.fft.fftfreq
-    ki = np.fft.fftfreq(shape[0], spacing_mm[0]).astype(np.float32)[:, None, None]
-    kj = np.fft.fftfreq(shape[1], spacing_mm[1]).astype(np.float32)[None, :, None]
-    kk = last(shape[2], spacing_mm[2]).astype(np.float32)[None, None, :]
-    return ki, kj, kk
+def cylinder_field_ppm(
+    offsets_mm: Array,
+    radius_mm: float,
+    chi_ppm: float,
+    b0: Sequence[float],
+    *,
+    axis: Sequence[float],
+) -> Array:
+    """Analytic field of an endless cylinder at points (…, 3) from a point of its axis.
+
+    Inside χ/6 · (3 cos²θ − 1), which is 0 at the magic angle of 54.7°; outside
+    χ/2 · sin²θ · (a/ρ)² · cos 2φ, with θ the angle of the axis to B0, ρ the distance from the axis
+    and φ the angle around it from the plane of B0 (Haacke 1999; Lorentz' sphere removed).
+
+    Raises
+    ------
+    GeometryError
+        If B0 or the axis has no length.
+    """
+    xp = namespace(offsets_mm)
+    direction, field = np.array(_unit(axis)), np.array(_unit(b0))
+    cosine = float(direction @ field)
+    across = field - cosine * direction  # length sin θ
+    axial = xp.sum(offsets_mm * as_like(direction, offsets_mm), axis=-1)
+    square = xp.sum(offsets_mm**2, axis=-1) - axial**2
+    outside = square > radius_mm**2
+    square = xp.where(outside, square, xp.ones_like(square))
+    toward = xp.sum(offsets_mm * as_like(across, offsets_mm), axis=-1)
+    # sin²θ · cos 2φ = 2 · (ρ·b)² / ρ² − sin²θ, with b the part of B0 across the axis
+    swing = 2 * toward**2 / square - float(across @ across)
+    around = chi_ppm / 2 * radius_mm**2 / square * swing
+    within = xp.full_like(around, chi_ppm / 6 * (3 * cosine**2 - 1))
+    return xp.where(outside, around, within)
+
+
+def _unit(direction: Sequence[float]) -> tuple[float, float, float]:
+    length = float(np.linalg.norm(direction))
+    if not np.isfinite(length) or length == 0:
+        raise GeometryError(f"the direction of B0 must have a length, got {tuple(direction)}")
+    x, y, z = (float(part) / length for part in direction)
+    return x, y, z

@@ -1,21 +1,14 @@
-"""Real 3-D Fourier transforms for NumPy arrays (all cores) and torch tensors (their device)."""
+"""3-D Fourier transforms for NumPy arrays (all cores) and torch tensors (their device).
 
-from types import ModuleType
-from typing import Any
+Precision is kept: single in, single out.
+"""
 
 import array_api_compat
 from scipy import fft as scipy_fft
 
-Array = Any
-"""A NumPy array or a torch tensor: whatever ``array_api_compat`` knows."""
+from deepmir.physics.arrays import Array, namespace
 
 AXES = (-3, -2, -1)
-
-
-def namespace(array: Array) -> ModuleType:
-    """Array-API namespace (NumPy or torch) of an array."""
-    found: ModuleType = array_api_compat.array_namespace(array)
-    return found
 
 
 def rfft3(array: Array) -> Array:
@@ -32,18 +25,18 @@ def irfft3(spectrum: Array, shape: tuple[int, int, int]) -> Array:
     return namespace(spectrum).fft.irfftn(spectrum, s=shape, axes=AXES)
 
 
-def fft3(array: Array) -> Array:
-    """Complex transform over the last three axes (I, J, K)."""
+def fft3(array: Array, axes: tuple[int, ...] = AXES) -> Array:
+    """Complex transform, over the last three axes (I, J, K) or over those given."""
     if array_api_compat.is_numpy_array(array):
-        return scipy_fft.fftn(array, axes=AXES, workers=-1)
-    return namespace(array).fft.fftn(array, axes=AXES)
+        return scipy_fft.fftn(array, axes=axes, workers=-1)
+    return namespace(array).fft.fftn(array, axes=axes)
 
 
-def ifft3(spectrum: Array) -> Array:
+def ifft3(spectrum: Array, axes: tuple[int, ...] = AXES) -> Array:
     """Inverse of :func:`fft3`."""
     if array_api_compat.is_numpy_array(spectrum):
-        return scipy_fft.ifftn(spectrum, axes=AXES, workers=-1)
-    return namespace(spectrum).fft.ifftn(spectrum, axes=AXES)
+        return scipy_fft.ifftn(spectrum, axes=axes, workers=-1)
+    return namespace(spectrum).fft.ifftn(spectrum, axes=axes)
 
 
 def fast_length(n: int) -> int:

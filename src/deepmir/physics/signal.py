@@ -4,9 +4,10 @@ Blooming and signal voids are intravoxel dephasing: they arise when complex sign
 finer than the scan's are added up, and cannot be painted on.
 """
 
-import numpy as np
+import math
 
-from deepmir.physics.fourier import Array, namespace
+from deepmir.errors import GeometryError
+from deepmir.physics.arrays import Array, complex_of, namespace
 
 GYROMAGNETIC_HZ_PER_T = 42.577478518e6
 """Proton, γ / 2π (CODATA 2018)."""
@@ -20,7 +21,7 @@ def phase_per_ppm_rad(b0_t: float, echo_time_s: float) -> float:
     >>> round(phase_per_ppm_rad(3.0, 0.020), 2)
     16.05
     """
-    return 2 * np.pi * GYROMAGNETIC_HZ_PER_T * b0_t * 1e-6 * echo_time_s
+    return 2 * math.pi * GYROMAGNETIC_HZ_PER_T * b0_t * 1e-6 * echo_time_s
 
 
 def spoiled_echo_amplitude(
@@ -32,8 +33,8 @@ def spoiled_echo_amplitude(
     """
     xp = namespace(t1_s)
     recovery = xp.exp(-repetition_time_s / t1_s)
-    angle = np.deg2rad(flip_deg)
-    return proton_density * np.sin(angle) * (1 - recovery) / (1 - np.cos(angle) * recovery)
+    angle = math.radians(flip_deg)
+    return proton_density * math.sin(angle) * (1 - recovery) / (1 - math.cos(angle) * recovery)
 
 
 def spin_echo_amplitude(
@@ -62,14 +63,24 @@ def gradient_echo(
     xp = namespace(amplitude)
     magnitude = amplitude * xp.exp(-echo_time_s * r2star_hz)
     phase = phase_per_ppm_rad(b0_t, echo_time_s) * field_ppm
-    signal = xp.empty(magnitude.shape, dtype=xp.complex64)
-    signal.real[...] = magnitude * xp.cos(phase)
-    signal.imag[...] = magnitude * xp.sin(phase)
-    return signal
+    return complex_of(magnitude * xp.cos(phase), magnitude * xp.sin(phase))
 
 
 def sum_subvoxels(fine: Array, factors: tuple[int, int, int]) -> Array:
-    """Mean over the sub-voxels of each voxel: (I·a, J·b, K·c) → (I, J, K)."""
+    """Mean over the sub-voxels of each voxel: (I·a, J·b, K·c) → (I, J, K).
+
+    Raises
+    ------
+    GeometryError
+        If an axis is no multiple of its factor.
+    """
+    xp = namespace(fine)
+    if any(n % factor for n, factor in zip(fine.shape, factors, strict=True)):
+        raise GeometryError(
+            f"a fine grid of {tuple(fine.shape)} has no whole voxels of {factors} sub-voxels; "
+            "every axis must be a multiple of its factor"
+        )
     a, b, c = factors
     i, j, k = fine.shape[0] // a, fine.shape[1] // b, fine.shape[2] // c
-    return fine.reshape((i, a, j, b, k, c)).mean((1, 3, 5))
+    # A sum and a division, since means of complex numbers are not part of the array API.
+    return xp.sum(xp.reshape(fine, (i, a, j, b, k, c)), axis=(1, 3, 5)) / (a * b * c)

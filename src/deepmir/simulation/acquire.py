@@ -8,30 +8,43 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from deepmir.geometry import Affine
+from deepmir.physics.arrays import along_axis
 from deepmir.physics.dipole import b0_direction, field_ppm
+from deepmir.physics.kspace import crop_k_space, moved_between_lines, partial_fourier
+from deepmir.physics.scanner import complex_noise, receive_field, shim_field, smooth_field
 from deepmir.physics.signal import (
     gradient_echo,
     spin_echo_amplitude,
     spoiled_echo_amplitude,
     sum_subvoxels,
 )
-from deepmir.reconstruction.run import GradientEchoes
-from deepmir.reconstruction.swi import ComplexMap, limit_resolution
+from deepmir.reconstruction.run import GradientEchoes, erode_mm
+from deepmir.reconstruction.swi import (
+    ComplexMap,
+    homodyne_phase,
+    limit_resolution,
+    unwrapped_phase,
+)
 from deepmir.simulation.lesions import DepositEffect, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import Protocol
-from deepmir.simulation.scene import COARSE_MM, Scene, interpolate_axis, upsample_linear
+from deepmir.simulation.scene import COARSE_MM, Scene, interpolate_axis
 from deepmir.simulation.tissue import (
     AIR_CHI_PPM,
     TissueValues,
     lookup,
     sample_tissue_values,
+    structure_ppm,
     texture,
 )
-from deepmir.simulation.vessels import rasterize
+from deepmir.simulation.vessels import Vessel, rasterize
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 FINE_SLICE_MM = 0.8
 _SHIMMED = (2, 3, 41, 42, 10, 49, 16)
+_CSF = 24
+BORDER_VOXELS = 6
+SLAB_SLICES = 8  # simulated at a time
+FRINGE_RAD = 0.8  # filtered phase above this darkens SWI by two thirds
 _EXTRACRANIAL = (0, 506, 507, 508, 509, 511, 512, 515, 516, 530)
 
 
@@ -45,6 +58,7 @@ class Acquisition:
     t2w_affine: Affine
     effects: tuple[DepositEffect | None, ...]  # one per deposit of the scene
     vein_fraction: FloatMap
+    fringes: BoolMap  # where the coils' phase alone darkens SWI
     labels: IntMap
     regions: IntMap
     brain: BoolMap
@@ -56,35 +70,44 @@ def acquire(
 ) -> Acquisition:
     """Scan a person: every random number comes from `rng`, so a seed replays the scan.
 
-    With `separate_t2w` the T2w has its own 1 mm grid, and the head moved a little before it;
-    else it lies on the scan's grid, perfectly registered.
+    With `separate_t2w` the T2w has its own 1 mm grid, or its own thick slices, and the head moved
+    a little before it; else it lies on the scan's grid, perfectly registered.
     """
     grid = _scan_grid(scene, protocol)
     tissue = sample_tissue_values(rng, b0_t=protocol.b0_t, age_years=scene.variation.age_years)
-    veins = _sample_venous_blood(rng, protocol.b0_t)
-    clean, fraction = _clean_echoes(scene, protocol, grid, tissue, veins, rng)
+    blood = _sample_venous_blood(rng, protocol.b0_t)
+    signals, fraction = _tissue_echoes(scene, protocol, grid, tissue, blood, rng)
+    coil = _coil(grid.shape, rng)
+    fringes = np.zeros(grid.shape, dtype=bool)
+    if protocol.phase_poles or protocol.sequence == "2D":
+        coil, fringes = _troubled_phase(coil, protocol, grid, rng)
+    clean: list[ComplexMap] = [signal * coil for signal in signals]
     effects = _deposit_effects(scene, protocol, grid)
     noise = _noise(clean, protocol, rng)
     affected = _apply_effects(clean, effects)
-    darkening = _t2w_darkening(fraction, effects)
-    t2w = _t2w(scene, protocol, tissue, None if separate_t2w else grid, rng)
-    if separate_t2w:
-        t2w = t2w * _from_scan(darkening, grid, t2w.shape)
-        t2w_affine = _small_motion(rng) @ scene.affine
-    else:
-        t2w, t2w_affine = t2w * darkening, grid.affine
-    t2w = _noisy_magnitude(t2w, protocol.t2w_snr, rng)
+    t2w, t2w_affine = _t2w_scan(
+        scene,
+        protocol,
+        tissue,
+        grid if not separate_t2w else None,
+        _from_scan(_t2w_darkening(fraction, effects), grid, scene.labels.shape)
+        if separate_t2w
+        else _t2w_darkening(fraction, effects),
+        rng,
+    )
+    shifts = _sample_motion(protocol, grid, rng)
     labels, regions, brain = (
         _nearest(image, grid)
         for image in (scene.labels, scene.regions, scene.brain.astype(np.uint8))
     )
     return Acquisition(
-        echoes=_finish(affected, noise, protocol, grid),
-        echoes_without_deposits=_finish(clean, noise, protocol, grid),
+        echoes=_finish(affected, noise, shifts, protocol, grid),
+        echoes_without_deposits=_finish(clean, noise, shifts, protocol, grid),
         t2w=t2w,
         t2w_affine=t2w_affine,
         effects=effects,
         vein_fraction=fraction,
+        fringes=fringes,
         labels=labels,
         regions=regions,
         brain=brain.astype(bool),
@@ -164,7 +187,16 @@ def _sample_venous_blood(rng: np.random.Generator, b0_t: float) -> _VenousBlood:
     return _VenousBlood(chi, float(rng.uniform(40, 100)) * (b0_t / 3.0) ** 1.7)
 
 
-def _clean_echoes(
+@dataclass(frozen=True, slots=True, eq=False)
+class _FineMaps:
+    """What the signal is made of, on the fine grid."""
+
+    amplitude: FloatMap
+    r2star_hz: FloatMap
+    chi_ppm: FloatMap
+
+
+def _tissue_echoes(
     scene: Scene,
     protocol: Protocol,
     grid: _ScanGrid,
@@ -172,42 +204,102 @@ def _clean_echoes(
     blood: _VenousBlood,
     rng: np.random.Generator,
 ) -> tuple[list[ComplexMap], FloatMap]:
-    """Noise-free echoes without deposits, and the veins' share of each voxel."""
+    """Echoes of tissue, veins and spaces without noise, coil and deposits; the veins' share."""
+    maps = _fine_maps(scene, protocol, grid, tissue, rng)
+    veins = _fine_fraction(scene.veins, grid)
+    maps.chi_ppm[...] += veins * (np.float32(blood.chi_ppm) - maps.chi_ppm)
+    maps.r2star_hz[...] += veins * (np.float32(blood.r2star_hz) - maps.r2star_hz)
+    fine_step = tuple(s / f for s, f in zip(grid.spacing_mm, grid.factors, strict=True))
+    field = field_ppm(maps.chi_ppm, fine_step, grid.b0, margin_mm=12.0)
+    field += _background_field(scene, grid)
+    echoes = [
+        _one_echo(maps, field, echo_time, protocol, grid) for echo_time in protocol.echo_times_s
+    ]
+    return echoes, sum_subvoxels(veins, grid.factors)
+
+
+def _one_echo(
+    maps: _FineMaps, field: FloatMap, echo_time_s: float, protocol: Protocol, grid: _ScanGrid
+) -> ComplexMap:
+    """Echo on the scan's grid, some slices at a time: the fine signal never stands as a whole."""
+    echo = np.empty(grid.shape, dtype=np.complex64)
+    for first in range(0, grid.shape[2], SLAB_SLICES):
+        last = min(first + SLAB_SLICES, grid.shape[2])
+        fine = (..., slice(first * grid.factors[2], last * grid.factors[2]))
+        signal = gradient_echo(
+            maps.amplitude[fine],
+            maps.r2star_hz[fine],
+            field[fine],
+            b0_t=protocol.b0_t,
+            echo_time_s=echo_time_s,
+        )
+        echo[..., first:last] = _resolved(signal, grid.factors, gibbs=protocol.gibbs)
+    return echo
+
+
+def _fine_maps(
+    scene: Scene,
+    protocol: Protocol,
+    grid: _ScanGrid,
+    tissue: TissueValues,
+    rng: np.random.Generator,
+) -> _FineMaps:
     shape = (scene.labels.shape[0], scene.labels.shape[1], scene.labels.shape[2])
-    chi = _to_fine(_chi_with_texture(scene, tissue, rng), grid)
+    chi = _to_fine(_chi_with_texture(scene, tissue, rng, structured=protocol.detailed_people), grid)
     r2star = lookup(scene.labels, tissue.r2star_hz)
     r2star *= 1 + texture(shape, rng, correlation_voxels=1.5, amplitude=0.06)
-    amplitude = spoiled_echo_amplitude(
-        lookup(scene.labels, tissue.proton_density),
-        lookup(scene.labels, tissue.t1_s),
+    per_label = spoiled_echo_amplitude(
+        tissue.proton_density,
+        tissue.t1_s,
         repetition_time_s=protocol.repetition_time_s,
         flip_deg=protocol.flip_deg,
     ).astype(np.float32)
+    amplitude = lookup(scene.labels, per_label)
     amplitude *= 1 + texture(shape, rng, correlation_voxels=1.0, amplitude=0.03)
-    amplitude, r2star = _to_fine(amplitude, grid), _to_fine(r2star, grid)
-    fine_step = tuple(s / f for s, f in zip(grid.spacing_mm, grid.factors, strict=True))
-    start = tuple(float(_fine_axis(grid, axis)[0]) for axis in range(3))
-    fraction = rasterize(
-        scene.veins,
-        chi.shape,
-        (fine_step[0], fine_step[1], fine_step[2]),
-        (start[0], start[1], start[2]),
-    )
-    chi += fraction * (np.float32(blood.chi_ppm) - chi)
-    r2star += fraction * (np.float32(blood.r2star_hz) - r2star)
-    field = field_ppm(chi, fine_step, grid.b0, margin_mm=12.0)
-    field += _background_field(scene, grid)
-    echoes = []
-    for echo_time in protocol.echo_times_s:
-        fine = gradient_echo(amplitude, r2star, field, b0_t=protocol.b0_t, echo_time_s=echo_time)
-        echoes.append(sum_subvoxels(fine, grid.factors))
-    coil = _coil(grid.shape, rng)
-    return [echo * coil for echo in echoes], sum_subvoxels(fraction, grid.factors)
+    maps = _FineMaps(_to_fine(amplitude, grid), _to_fine(r2star, grid), chi)
+    if scene.spaces:
+        spaces = _fine_fraction(scene.spaces, grid)
+        maps.chi_ppm[...] *= 1 - spaces
+        maps.r2star_hz[...] += spaces * (tissue.r2star_hz[_CSF] - maps.r2star_hz)
+        maps.amplitude[...] += spaces * (per_label[_CSF] - maps.amplitude)
+    return maps
 
 
-def _chi_with_texture(scene: Scene, tissue: TissueValues, rng: np.random.Generator) -> FloatMap:
+def _fine_fraction(tubes: list[Vessel], grid: _ScanGrid) -> FloatMap:
+    """Volume fraction of tubes on the fine grid."""
+    i, j, k = (n * factor for n, factor in zip(grid.shape, grid.factors, strict=True))
+    di, dj, dk = (s / f for s, f in zip(grid.spacing_mm, grid.factors, strict=True))
+    oi, oj, ok = (float(_fine_axis(grid, axis)[0]) for axis in range(3))
+    return rasterize(tubes, (i, j, k), (di, dj, dk), (oi, oj, ok))
+
+
+def _resolved(fine: ComplexMap, factors: tuple[int, int, int], *, gibbs: bool) -> ComplexMap:
+    """From the fine grid to the scan's; slices are averaged in either case."""
+    if not gibbs:
+        return np.asarray(sum_subvoxels(fine, factors))
+    a, b, c = factors
+    slices = sum_subvoxels(fine, (1, 1, c))
+    for axis, step in ((0, a), (1, b)):
+        slices *= along_axis(_faded_ends(slices.shape[axis], BORDER_VOXELS * step), axis)
+    return np.asarray(crop_k_space(slices, (a, b, 1)))
+
+
+def _faded_ends(n: int, border: int) -> FloatMap:
+    """Fall to 0 at both ends: the box cuts through scalp, whose edge would ring through the head.
+
+    A real field of view ends in air.
+    """
+    inward = np.minimum(np.arange(n), np.arange(n)[::-1]) + 0.5
+    return (0.5 - 0.5 * np.cos(np.pi * np.clip(inward / border, 0, 1))).astype(np.float32)
+
+
+def _chi_with_texture(
+    scene: Scene, tissue: TissueValues, rng: np.random.Generator, *, structured: bool
+) -> FloatMap:
     """χ inside the skull on the 1 mm grid; 0 where the background field takes over."""
     chi = lookup(scene.labels, tissue.chi_ppm)
+    if structured:
+        chi += structure_ppm(scene.labels, rng)
     chi = ndimage.gaussian_filter(chi * ~np.isin(scene.labels, _EXTRACRANIAL), 0.5)
     shape = (chi.shape[0], chi.shape[1], chi.shape[2])
     fine = texture(shape, rng, correlation_voxels=0.8, amplitude=float(rng.uniform(0.004, 0.010)))
@@ -229,9 +321,12 @@ def _background_field(scene: Scene, grid: _ScanGrid) -> FloatMap:
     # Sharp steps of 9 ppm would ring through the whole head at twice the voxel's length; a ball
     # that is blurred has the same field outside.
     chi = ndimage.gaussian_filter(chi, 1.0)
+    # Inside the head these are no sources: what the blur carries over the brain's rim, and holes
+    # of the label map, would come out as susceptibility of the brain.
+    chi[scene.coarse_brain | ~np.isin(scene.coarse_labels, _EXTRACRANIAL)] = 0
     step = (float(COARSE_MM),) * 3
     field = field_ppm(chi - np.float32(AIR_CHI_PPM), step, grid.b0, margin_mm=60.0)
-    field = field - _low_order_fit(field, np.isin(scene.coarse_labels, _SHIMMED))
+    field = field - shim_field(field, np.isin(scene.coarse_labels, _SHIMMED))
     field = ndimage.spline_filter(field, order=3, output=np.float32)
     for axis in range(3):
         at = (_fine_axis(grid, axis) - scene.coarse_origin_mm[axis]) / COARSE_MM
@@ -255,33 +350,50 @@ def _spline_axis(coefficients: FloatMap, at: npt.NDArray[np.float64], axis: int)
     return coefficients if total is None else np.asarray(total, dtype=np.float32)
 
 
-def _low_order_fit(field: FloatMap, where: BoolMap) -> FloatMap:
-    """Second-order polynomial fitted inside a mask: what shimming takes off."""
-    sample = np.argwhere(where[::3, ::3, ::3]) * 3
-    centre, half = np.array(field.shape) / 2, np.array(field.shape) / 2
-    unit = (sample - centre) / half
-    columns = [np.ones(len(unit)), *unit.T]
-    columns += [unit[:, a] * unit[:, b] for a in range(3) for b in range(a, 3)]
-    weights, *_ = np.linalg.lstsq(np.stack(columns, axis=1), field[tuple(sample.T)], rcond=None)
-    x, y, z = np.meshgrid(
-        *(((np.arange(n) - n / 2) / (n / 2)).astype(np.float32) for n in field.shape),
-        indexing="ij",
-        sparse=True,
-    )
-    terms = [np.float32(1), x, y, z, x * x, x * y, x * z, y * y, y * z, z * z]
-    total = np.zeros(field.shape, dtype=np.float32)
-    for weight, term in zip(weights, terms, strict=True):
-        total += np.float32(weight) * term
-    return total
-
-
 def _coil(shape: tuple[int, int, int], rng: np.random.Generator) -> ComplexMap:
     """Smooth receive bias and phase of the coil."""
     lattice = rng.standard_normal((2, 4, 4, 4)).astype(np.float32)
-    # Splines on a coarse grid, straight lines between: 30 times faster, and as smooth.
-    bias, phase = (upsample_linear(ndimage.zoom(part, 8, order=3), shape) for part in lattice)
-    smooth = np.exp(float(rng.uniform(0.0, 0.2)) * bias)
-    return np.asarray(smooth * np.exp(0.7j * phase), dtype=np.complex64)
+    strength = float(rng.uniform(0.0, 0.2))
+    smooth = receive_field(lattice[0], lattice[1], shape, strength=strength, turn_rad=0.7)
+    return np.asarray(smooth, dtype=np.complex64)
+
+
+def _troubled_phase(
+    coil: ComplexMap, protocol: Protocol, grid: _ScanGrid, rng: np.random.Generator
+) -> tuple[ComplexMap, BoolMap]:
+    """Coil whose phase has poles, or jumps from slice to slice, and where that darkens SWI.
+
+    The phase of a plain sum of coils turns around the lines on which that sum is zero. High-pass
+    filtering leaves open fringe lines there, which look like short veins and microbleeds.
+    """
+    turn = np.ones(grid.shape, dtype=np.complex64)
+    if protocol.phase_poles:
+        real, imaginary = rng.standard_normal((2, 4, 4, 4)).astype(np.float32)
+        total = smooth_field(real + 0.5, grid.shape) + 1j * smooth_field(imaginary, grid.shape)
+        turn = (total / np.maximum(np.abs(total), 1e-6)).astype(np.complex64)
+    if protocol.sequence == "2D":
+        turn = turn * np.exp(1j * rng.normal(0, 0.3, grid.shape[2])).astype(np.complex64)
+    filtered = _filtered_phase(turn, protocol, grid)
+    return np.asarray(coil * turn, dtype=np.complex64), np.asarray(filtered > FRINGE_RAD)
+
+
+def _filtered_phase(signal: ComplexMap, protocol: Protocol, grid: _ScanGrid) -> FloatMap:
+    size = protocol.swi.filter_size
+    if protocol.swi.phase == "homodyne":
+        return homodyne_phase(signal, grid.spacing_mm, filter_size=size)
+    return unwrapped_phase(signal, grid.spacing_mm, width_mm=240.0 / size)
+
+
+def _sample_motion(
+    protocol: Protocol, grid: _ScanGrid, rng: np.random.Generator
+) -> npt.NDArray[np.float64] | None:
+    """Where the head was at each line of k-space, mm: a drift and one jerk; None lay still."""
+    if protocol.motion_mm == 0:
+        return None
+    lines = grid.shape[1]
+    time = np.linspace(-0.5, 0.5, lines)[:, None]
+    jerk = (np.arange(lines) > rng.integers(lines))[:, None] * rng.normal(0, 0.5, 3)
+    return np.asarray(protocol.motion_mm * (time * rng.normal(0, 1, 3) + jerk))
 
 
 def _noise(
@@ -290,13 +402,11 @@ def _noise(
     """Complex Gaussian noise for each echo, the same with and without deposits."""
     level = float(np.percentile(np.abs(clean[0]), 75)) / protocol.snr
     return [
-        (
-            level
-            * (
-                rng.standard_normal(echo.shape, dtype=np.float32)
-                + 1j * rng.standard_normal(echo.shape, dtype=np.float32)
-            )
-        ).astype(np.complex64)
+        complex_noise(
+            rng.standard_normal(echo.shape, dtype=np.float32),
+            rng.standard_normal(echo.shape, dtype=np.float32),
+            level=level,
+        )
         for echo in clean
     ]
 
@@ -328,9 +438,18 @@ def _apply_effects(
 
 
 def _finish(
-    signals: list[ComplexMap], noise: list[ComplexMap], protocol: Protocol, grid: _ScanGrid
+    signals: list[ComplexMap],
+    noise: list[ComplexMap],
+    shifts_mm: npt.NDArray[np.float64] | None,
+    protocol: Protocol,
+    grid: _ScanGrid,
 ) -> GradientEchoes:
+    """Motion, noise, and what of k-space is acquired."""
+    if shifts_mm is not None:
+        signals = [moved_between_lines(s, shifts_mm, grid.spacing_mm, axis=1) for s in signals]
     noisy: list[ComplexMap] = [signal + extra for signal, extra in zip(signals, noise, strict=True)]
+    if protocol.fourier_share < 1:
+        noisy = [partial_fourier(signal, share=protocol.fourier_share, axis=1) for signal in noisy]
     if protocol.k_space_share < 1:
         noisy = [limit_resolution(signal, share=protocol.k_space_share) for signal in noisy]
     return GradientEchoes(
@@ -340,6 +459,61 @@ def _finish(
         spacing_mm=grid.spacing_mm,
         b0_direction=grid.b0,
     )
+
+
+def _t2w_scan(
+    scene: Scene,
+    protocol: Protocol,
+    tissue: TissueValues,
+    grid: _ScanGrid | None,
+    darkening: FloatMap,
+    rng: np.random.Generator,
+) -> tuple[FloatMap, Affine]:
+    """T2w with what darkens it, and its affine: on the scan's grid, or (None) on its own."""
+    t2w = _t2w(scene, protocol, tissue, grid, rng)
+    affine = scene.affine if grid is None else grid.affine
+    brain = mask_in_use(scene.brain, (1.0, 1.0, 1.0), protocol)
+    if protocol.stripped:
+        own = brain if grid is None else _nearest(brain.astype(np.uint8), grid)
+        darkening = darkening * own
+    t2w = t2w * darkening
+    if grid is None:
+        affine = _small_motion(rng) @ affine
+        t2w, affine = _own_slices(t2w, affine, protocol.t2w_slice_mm)
+    return _noisy_magnitude(t2w, protocol.t2w_snr, rng), affine
+
+
+def mask_in_use(
+    brain: BoolMap, spacing_mm: tuple[float, float, float], protocol: Protocol
+) -> BoolMap:
+    """Brain mask as the protocol's reconstruction has it: true, tight or loose."""
+    grown = protocol.mask_grown_mm
+    if grown <= 0:
+        return erode_mm(brain, spacing_mm, -grown)
+    return np.asarray(ndimage.distance_transform_edt(~brain, sampling=spacing_mm) <= grown)
+
+
+def _own_slices(image: FloatMap, affine: Affine, slice_mm: float) -> tuple[FloatMap, Affine]:
+    """Thick slices of a 1 mm image: means of their profile, on a grid of their own."""
+    if slice_mm <= 1:
+        return image, affine
+    count = max(2, int(image.shape[2] // slice_mm))
+    centres = (image.shape[2] - 1 - (count - 1) * slice_mm) / 2 + np.arange(count) * slice_mm
+    thick = interpolate_axis(_slice_mean(image, slice_mm), centres, 2)
+    moved = affine.copy()
+    moved[:3, 3] = affine[:3, :3] @ np.array([0.0, 0.0, centres[0]]) + affine[:3, 3]
+    moved[:3, 2] = affine[:3, 2] * slice_mm
+    return thick, moved
+
+
+def _slice_mean(image: FloatMap, slice_mm: float) -> FloatMap:
+    """Mean over a slice's thickness around every position; box profiles of any width."""
+    sums = np.cumsum(np.pad(image, ((0, 0), (0, 0), (1, 0))), axis=2, dtype=np.float32)
+    at = np.arange(image.shape[2]) + 0.5
+    high, low = (interpolate_axis(sums, at + half, 2) for half in (slice_mm / 2, -slice_mm / 2))
+    n = image.shape[2]
+    width = np.minimum(at + slice_mm / 2, n) - np.maximum(at - slice_mm / 2, 0)
+    return np.asarray((high - low) / width, dtype=np.float32)
 
 
 def _t2w(
@@ -360,7 +534,19 @@ def _t2w(
     amplitude = ndimage.gaussian_filter(amplitude, protocol.t2w_blur_mm)
     shape = (amplitude.shape[0], amplitude.shape[1], amplitude.shape[2])
     amplitude *= 1 + texture(shape, rng, correlation_voxels=1.0, amplitude=0.04)
-    return amplitude if grid is None else _to_scan(amplitude, grid)
+    if scene.spaces:
+        spaces = rasterize(scene.spaces, shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+        amplitude += spaces * (
+            float(np.percentile(amplitude[scene.labels == _CSF], 75)) - amplitude
+        )
+    if grid is None:
+        return amplitude
+    if protocol.t2w_slice_mm > 1:
+        # Thick slices that preprocessing has brought onto the scan's grid.
+        thick, affine = _own_slices(amplitude, np.eye(4), protocol.t2w_slice_mm)
+        at = (np.arange(shape[2]) - affine[2, 3]) / affine[2, 2]
+        amplitude = interpolate_axis(thick, at, 2)
+    return _to_scan(amplitude, grid)
 
 
 def _t2w_darkening(vein_fraction: FloatMap, effects: tuple[DepositEffect | None, ...]) -> FloatMap:

@@ -5,18 +5,31 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from deepmir.errors import GeometryError
+from deepmir.errors import ConfigError, GeometryError
 from deepmir.reconstruction.run import ChimapSettings, reconstruct_chimap, reconstruct_swi
-from deepmir.simulation.acquire import Acquisition, acquire
+from deepmir.simulation.acquire import Acquisition, acquire, mask_in_use
 from deepmir.simulation.anatomy import Anatomy
-from deepmir.simulation.lesions import Counts, Deposit, realistic_counts
-from deepmir.simulation.protocol import Protocol, protocol_by_name
+from deepmir.simulation.lesions import (
+    Counts,
+    Deposit,
+    demonstration_counts,
+    realistic_counts,
+    training_counts,
+)
+from deepmir.simulation.protocol import PROTOCOL_NAMES, Protocol, protocol_by_name
 from deepmir.simulation.scene import Variation, build_scene, sample_variation
 from deepmir.simulation.truth import ScanPair, Visibility, draw_truth
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
+CountsFunction = Callable[[np.random.Generator], Counts]
+
 _VENTRICLES = (4, 43)
+_COUNTS: dict[str, CountsFunction] = {
+    function.__name__: function
+    for function in (realistic_counts, demonstration_counts, training_counts)
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,14 +48,16 @@ class SimulatedPerson:
     variation: Variation
     anatomy: str
     seed: int
+    counts: str  # name of the function that drew how many deposits
+    whole_head: bool
 
 
 def simulate_person(
     anatomy: Anatomy,
     *,
     seed: int,
-    protocol: str = "random",
-    counts: Callable[[np.random.Generator], Counts] = realistic_counts,
+    protocol: str | Protocol = "random",
+    counts: CountsFunction = realistic_counts,
     whole_head: bool = False,
 ) -> SimulatedPerson:
     """Simulate one person: the same seed gives the same bytes.
@@ -51,8 +66,8 @@ def simulate_person(
     ----------
     anatomy : Anatomy
         Label map of a real or built-in head.
-    protocol : str
-        ``random`` or the name of a fixed one.
+    protocol : str or Protocol
+        ``random``, the name of a fixed one, or one of your own.
     counts : function of a random generator
         How many deposits of each kind.
     whole_head : bool
@@ -66,14 +81,16 @@ def simulate_person(
         If the brain is too small to make a Chimap of it.
     """
     rng = np.random.default_rng(seed)
-    drawn = protocol_by_name(protocol, rng)
-    variation = sample_variation(rng)
+    drawn = protocol_by_name(protocol, rng) if isinstance(protocol, str) else protocol
+    variation = sample_variation(rng, signs_of_age=drawn.detailed_people)
     scene = build_scene(anatomy, drawn, variation, counts(rng), rng, whole_head=whole_head)
     scan = acquire(scene, drawn, rng, separate_t2w=whole_head)
+    mask = mask_in_use(scan.brain, drawn.spacing_mm, drawn)
     swi, swi_without = (
-        reconstruct_swi(echoes, drawn.swi) for echoes in (scan.echoes, scan.echoes_without_deposits)
+        reconstruct_swi(echoes, drawn.swi) * (mask if drawn.stripped else np.float32(1))
+        for echoes in (scan.echoes, scan.echoes_without_deposits)
     )
-    chi, chi_without, mask = _chimaps(scan, drawn.chimap)
+    chi, chi_without, chi_mask = _chimaps(scan, mask, drawn.chimap)
     pair = ScanPair(swi=swi, swi_without=swi_without, chi_ppm=chi, chi_without_ppm=chi_without)
     findings, mimics, seen = draw_truth(
         scene.deposits,
@@ -86,16 +103,64 @@ def simulate_person(
         acquisition=scan,
         swi=swi,
         chi_ppm=chi,
-        chi_mask=mask,
+        chi_mask=chi_mask,
         findings=findings,
-        mimics=mimics | (scan.vein_fraction > 0.15),
+        mimics=mimics | (scan.vein_fraction > 0.15) | scan.fringes,
         deposits=tuple(scene.deposits),
         visibility=tuple(seen),
         protocol=drawn,
         variation=variation,
         anatomy=anatomy.name,
         seed=seed,
+        counts=getattr(counts, "__name__", type(counts).__name__),
+        whole_head=whole_head,
     )
+
+
+def replay_person(anatomy: Anatomy, parameters: str) -> SimulatedPerson:
+    """Simulate a person again from what `parameters_text` wrote: the same bytes.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no such description, or the person cannot be replayed from it: another
+        anatomy, or counts drawn by a function that the package does not have.
+    """
+    try:
+        read = TypeAdapter(_Replay).validate_json(parameters)
+    except ValidationError as error:
+        raise ConfigError(
+            f"this is no description of a simulated person: {error.errors()[0]['msg']}; "
+            "wanted the text that is written beside one (..._desc-simulation_parameters.json)"
+        ) from error
+    if read.anatomy != anatomy.name:
+        raise ConfigError(
+            f"this person was made of anatomy {read.anatomy!r}, not of {anatomy.name!r}; pass that"
+        )
+    if read.counts not in _COUNTS:
+        raise ConfigError(
+            f"counts were drawn by {read.counts!r}, which is not one of {', '.join(_COUNTS)}; "
+            "call simulate_person with that function instead"
+        )
+    name = read.protocol.name
+    return simulate_person(
+        anatomy,
+        seed=read.seed,
+        protocol=name if name in PROTOCOL_NAMES else read.protocol,
+        counts=_COUNTS[read.counts],
+        whole_head=read.whole_head,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """What of a description decides about a person; the rest of it follows from the seed."""
+
+    anatomy: str
+    seed: int
+    counts: str
+    whole_head: bool
+    protocol: Protocol
 
 
 def parameters_text(person: SimulatedPerson) -> str:
@@ -103,6 +168,8 @@ def parameters_text(person: SimulatedPerson) -> str:
     described = {
         "anatomy": person.anatomy,
         "seed": person.seed,
+        "counts": person.counts,
+        "whole_head": person.whole_head,
         "spacing_mm": person.protocol.spacing_mm,
         "protocol": asdict(person.protocol),
         "variation": asdict(person.variation),
@@ -114,10 +181,12 @@ def parameters_text(person: SimulatedPerson) -> str:
     return json.dumps(described, indent=1, sort_keys=True) + "\n"
 
 
-def _chimaps(scan: Acquisition, settings: ChimapSettings) -> tuple[FloatMap, FloatMap, BoolMap]:
+def _chimaps(
+    scan: Acquisition, brain: BoolMap, settings: ChimapSettings
+) -> tuple[FloatMap, FloatMap, BoolMap]:
     csf = np.isin(scan.labels, _VENTRICLES)
-    chi, mask = reconstruct_chimap(scan.echoes, scan.brain, settings, csf=csf)
-    without, _ = reconstruct_chimap(scan.echoes_without_deposits, scan.brain, settings, csf=csf)
+    chi, mask = reconstruct_chimap(scan.echoes, brain, settings, csf=csf)
+    without, _ = reconstruct_chimap(scan.echoes_without_deposits, brain, settings, csf=csf)
     if not mask.any():
         raise GeometryError("the brain of this label map is too small to make a Chimap of it")
     return chi, without, mask

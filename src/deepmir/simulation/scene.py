@@ -4,7 +4,7 @@ Everything lies on a 1 mm grid whose axes are the scan's, so that going to the s
 grid is one linear interpolation per axis.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,14 @@ from scipy.spatial.transform import Rotation
 
 from deepmir.geometry import Affine
 from deepmir.labels import LEFT_OFFSET, RIGHT_OFFSET
+from deepmir.simulation.ageing import (
+    Ageing,
+    displaced,
+    perivascular_spaces,
+    sample_ageing,
+    ventricle_displacement,
+    white_matter_lesions,
+)
 from deepmir.simulation.anatomy import Anatomy
 from deepmir.simulation.lesions import Counts, Deposit, sample_deposits
 from deepmir.simulation.protocol import Protocol
@@ -34,6 +42,7 @@ class Variation:
     mirrored: bool
     age_years: float
     seed: int
+    ageing: Ageing = field(default_factory=Ageing)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,17 +54,19 @@ class Scene:
     brain: BoolMap
     affine: Affine  # of the 1 mm grid, scanner mm
     coarse_labels: IntMap  # whole head at 2 mm, for the background field
+    coarse_brain: BoolMap
     coarse_origin_mm: tuple[float, float, float]  # its voxel (0,0,0) in the 1 mm grid's frame
     veins: list[Vessel]
     deposits: list[Deposit]
+    spaces: list[Vessel]  # perivascular, filled with CSF
     variation: Variation
 
 
-def sample_variation(rng: np.random.Generator) -> Variation:
-    """Draw pose, size, smooth deformation and age."""
+def sample_variation(rng: np.random.Generator, *, signs_of_age: bool = False) -> Variation:
+    """Draw pose, size, smooth deformation and age, and how old the brain looks."""
     pitch, roll, yaw = (float(x) for x in rng.normal(0, [6, 3, 3]))
     x, y, z = (float(s) for s in rng.uniform(0.92, 1.08) * rng.uniform(0.97, 1.03, 3))
-    return Variation(
+    drawn = Variation(
         rotation_deg=(pitch, roll, yaw),
         scale=(x, y, z),
         elastic_mm=float(rng.uniform(0.5, 2.5)),
@@ -63,6 +74,9 @@ def sample_variation(rng: np.random.Generator) -> Variation:
         age_years=float(rng.uniform(45, 90)),
         seed=int(rng.integers(2**31)),
     )
+    if not signs_of_age:
+        return drawn
+    return replace(drawn, ageing=sample_ageing(drawn.age_years, rng))
 
 
 def build_scene(
@@ -88,21 +102,35 @@ def build_scene(
         box = low, high
     labels, regions, brain = _resample(anatomy, variation, axes, box, step_mm=1.0)
     wide = _bounding_box(anatomy.labels > 0, anatomy, variation, axes, _COARSE_MARGIN_MM)
-    coarse, _, _ = _resample(anatomy, variation, axes, wide, step_mm=COARSE_MM)
+    coarse, _, coarse_brain = _resample(anatomy, variation, axes, wide, step_mm=COARSE_MM)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = axes, axes @ box[0]
     offset = wide[0] - box[0]
+    veins = grow_veins(labels, brain.astype(bool), sample_parameters(rng), rng)
+    deposits = sample_deposits(labels, counts, rng)
+    labels, spaces = _aged(labels, variation.ageing, rng)
     return Scene(
         labels=labels,
         regions=regions,
         brain=brain.astype(bool),
         affine=affine,
         coarse_labels=_continue_neck(coarse),
+        coarse_brain=coarse_brain.astype(bool),
         coarse_origin_mm=(float(offset[0]), float(offset[1]), float(offset[2])),
-        veins=grow_veins(labels, brain.astype(bool), sample_parameters(rng), rng),
-        deposits=sample_deposits(labels, counts, rng),
+        veins=veins,
+        deposits=deposits,
+        spaces=spaces,
         variation=variation,
     )
+
+
+def _aged(labels: IntMap, ageing: Ageing, rng: np.random.Generator) -> tuple[IntMap, list[Vessel]]:
+    """Labels with white-matter lesions, and the perivascular spaces."""
+    if ageing.white_lesions_ml > 0:
+        labels = white_matter_lesions(labels, ageing.white_lesions_ml, rng)
+    if ageing.perivascular_spaces == 0:
+        return labels, []
+    return labels, perivascular_spaces(labels, ageing.perivascular_spaces, rng)
 
 
 def _posing_matrix(variation: Variation) -> npt.NDArray[np.float64]:
@@ -156,6 +184,9 @@ def _resample(
             + np.float32(matrix[row, 2]) * axis[2][None, None, :]
             + bend[row]
         )
+    if variation.ageing.ventricle_growth_mm > 0:
+        growth = variation.ageing.ventricle_growth_mm
+        at = displaced(at, ventricle_displacement(anatomy.labels, growth))
     index = np.round(at).astype(np.int32)
     size = np.array(anatomy.labels.shape, dtype=np.int32)[:, None, None, None]
     inside = ((index >= 0) & (index < size)).all(axis=0)

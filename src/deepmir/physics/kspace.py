@@ -1,0 +1,105 @@
+"""What is lost or disturbed between k-space and image: resolution, partial Fourier, motion."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from deepmir.errors import GeometryError
+from deepmir.physics.arrays import Array, along_axis, as_like, complex_of, namespace, real_dtype
+from deepmir.physics.fourier import fft3, ifft3
+
+
+def crop_k_space(fine: Array, factors: tuple[int, int, int]) -> Array:
+    """Resolve a finer image as a scanner does, by its inner k-space: (I·a, J·b, K·c) → (I, J, K).
+
+    Unlike the mean of sub-voxels it rings at edges (Gibbs). Voxel centres are those of
+    :func:`~deepmir.physics.signal.sum_subvoxels`.
+
+    Raises
+    ------
+    GeometryError
+        If an axis is no multiple of its factor.
+    """
+    out = fine
+    for axis, factor in enumerate(factors):
+        if factor > 1:
+            out = _crop_axis(out, factor, axis)
+    return out
+
+
+def partial_fourier(signal: Array, *, share: float, axis: int) -> Array:
+    """Leave out one end of k-space along an axis and fill it with zeros.
+
+    Parameters
+    ----------
+    signal : (I, J, K) complex array
+    share : float
+        Part of k-space that is acquired, above 0.5 and at most 1: 6/8 is usual.
+
+    Raises
+    ------
+    GeometryError
+        If the share is not above 0.5 and at most 1.
+    """
+    if not 0.5 < share <= 1:
+        raise GeometryError(f"partial Fourier needs a share above 0.5 and at most 1, got {share}")
+    n = signal.shape[axis]
+    frequency = np.fft.fftfreq(n) * n
+    acquired = as_like(frequency >= n / 2 - share * n, signal)
+    return ifft3(fft3(signal, (axis,)) * along_axis(acquired, axis), (axis,))
+
+
+def moved_between_lines(
+    signal: Array,
+    shifts_mm: npt.NDArray[np.floating],
+    spacing_mm: Sequence[float],
+    *,
+    axis: int,
+) -> Array:
+    """Ghosts and blur of a head that moves while the lines of k-space are acquired.
+
+    Parameters
+    ----------
+    signal : (I, J, K) complex array
+    shifts_mm : (n, 3) array
+        Where the head was, along I, J, K, when each line along `axis` was acquired, from the
+        most negative frequency to the greatest.
+    spacing_mm : 3 floats
+        Voxel size.
+
+    Raises
+    ------
+    GeometryError
+        If there is not one shift for each line.
+    """
+    xp = namespace(signal)
+    if np.shape(shifts_mm) != (signal.shape[axis], 3):
+        raise GeometryError(
+            f"wanted one shift along three axes for each of {signal.shape[axis]} lines, "
+            f"got an array of {np.shape(shifts_mm)}"
+        )
+    by_frequency = np.fft.ifftshift(np.asarray(shifts_mm), axes=0)
+    turns = xp.zeros((1, 1, 1), dtype=real_dtype(signal), device=signal.device)
+    for direction, (n, step) in enumerate(zip(signal.shape, spacing_mm, strict=True)):
+        frequency = along_axis(as_like(np.fft.fftfreq(n, step), signal), direction)
+        turns = turns + frequency * along_axis(as_like(by_frequency[:, direction], signal), axis)
+    angle = -2 * np.pi * turns
+    return ifft3(fft3(signal) * complex_of(xp.cos(angle), xp.sin(angle)))
+
+
+def _crop_axis(fine: Array, factor: int, axis: int) -> Array:
+    n = fine.shape[axis]
+    if n % factor:
+        raise GeometryError(
+            f"an axis of {n} sub-voxels has no whole voxels of {factor}; "
+            "every axis must be a multiple of its factor"
+        )
+    xp, kept = namespace(fine), n // factor
+    frequency = np.fft.fftfreq(kept) * kept
+    index = xp.asarray(np.mod(frequency, n).astype(np.int64), device=fine.device)
+    spectrum = xp.take(fft3(fine, (axis,)), index, axis=axis)
+    # Voxel 0 has its centre between its sub-voxels, not on the first of them.
+    angle = np.pi * frequency * (factor - 1) / n
+    turn = complex_of(as_like(np.cos(angle), fine), as_like(np.sin(angle), fine))
+    return ifft3(spectrum * along_axis(turn, axis), (axis,)) / factor

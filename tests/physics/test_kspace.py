@@ -1,0 +1,95 @@
+"""K-space: resolution, partial Fourier and motion against images whose answer is known."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepmir.errors import GeometryError
+from deepmir.physics.kspace import crop_k_space, moved_between_lines, partial_fourier
+from deepmir.physics.signal import sum_subvoxels
+
+_SPEC = importlib.util.spec_from_file_location(
+    "libraries", Path(__file__).with_name("libraries.py")
+)
+libraries = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(libraries)
+
+
+def smooth_image(shape) -> np.ndarray:
+    """Complex image of low frequencies only."""
+    at = [2 * np.pi * (np.arange(n) + 0.5) / n for n in shape]
+    i, j, k = np.meshgrid(*at, indexing="ij")
+    return (2 + np.cos(i) + 0.5 * np.sin(2 * j)) * np.exp(0.3j * np.cos(k))
+
+
+def test_cropping_keeps_smooth_images_where_they_were():
+    fine, coarse = smooth_image((32, 36, 24)), smooth_image((16, 12, 12))
+    assert crop_k_space(fine, (2, 3, 2)) == pytest.approx(coarse, abs=1e-6)
+
+
+def test_cropping_rings_at_an_edge_and_averaging_does_not():
+    edge = np.zeros((64, 4, 4), complex)
+    edge[17:47] = 1
+    cropped, averaged = crop_k_space(edge, (2, 1, 1)).real, sum_subvoxels(edge, (2, 1, 1)).real
+    assert cropped.max() > 1.05  # Gibbs
+    assert averaged.max() <= 1
+    assert cropped.sum() == pytest.approx(averaged.sum())
+
+
+def test_full_fourier_changes_nothing_and_partial_blurs_a_point():
+    point = np.zeros((8, 32, 4), complex)
+    point[4, 16, 2] = 1
+    assert partial_fourier(point, share=1.0, axis=1) == pytest.approx(point)
+    blurred = np.abs(partial_fourier(point, share=0.75, axis=1))
+    assert blurred[4, 16, 2] == pytest.approx(0.75)
+    assert blurred[4, 15, 2] > 0.1
+    assert blurred[3].max() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0, 1.2, np.nan])
+def test_a_share_that_is_no_partial_fourier_is_refused(share):
+    with pytest.raises(GeometryError, match=r"above 0\.5"):
+        partial_fourier(np.ones((4, 4, 4), complex), share=share, axis=1)
+
+
+def test_a_head_that_lies_still_elsewhere_is_shifted():
+    image = smooth_image((12, 16, 10))
+    still = np.tile([1.5, -1.0, 4.0], (16, 1))
+    moved = moved_between_lines(image, still, (0.5, 1.0, 2.0), axis=1)
+    assert moved == pytest.approx(np.roll(image, (3, -1, 2), (0, 1, 2)), abs=1e-6)
+
+
+def test_periodic_motion_makes_ghosts_along_the_lines_only():
+    image = np.zeros((8, 32, 8), complex)
+    image[2:6, 14:18, 2:6] = 1
+    shifts = np.zeros((32, 3))
+    shifts[::2, 1] = 0.8
+    ghosts = np.abs(moved_between_lines(image, shifts, (1, 1, 1), axis=1))
+    assert ghosts[3, 0, 3] > 0.01  # half a field of view away
+    assert ghosts[0, :, 3].max() == pytest.approx(0, abs=1e-12)
+    assert (ghosts**2).sum() == pytest.approx((np.abs(image) ** 2).sum())  # nothing is lost
+
+
+def test_one_shift_is_wanted_for_each_line():
+    with pytest.raises(GeometryError, match="each of 6 lines"):
+        moved_between_lines(np.ones((4, 6, 4), complex), np.zeros((5, 3)), (1, 1, 1), axis=1)
+
+
+@pytest.mark.parametrize("name", libraries.NAMES)
+def test_every_library_gives_the_same_image(name):
+    xp = libraries.library(name)
+    image = smooth_image((8, 12, 6))
+    same = xp.asarray(image, dtype=xp.complex64)
+    shifts = np.random.default_rng(0).normal(size=(12, 3))
+    for there, here in (
+        (crop_k_space(same, (2, 3, 1)), crop_k_space(image, (2, 3, 1))),
+        (partial_fourier(same, share=0.7, axis=1), partial_fourier(image, share=0.7, axis=1)),
+        (
+            moved_between_lines(same, shifts, (1, 1, 2), axis=1),
+            moved_between_lines(image, shifts, (1, 1, 2), axis=1),
+        ),
+    ):
+        assert there.dtype == xp.complex64
+        assert np.abs(libraries.to_numpy(there) - here).max() < 1e-5
