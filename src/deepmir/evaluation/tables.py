@@ -52,7 +52,7 @@ def rule_text(score: Score) -> str:
     """
     n = score.cmb.n_persons
     persons = "1 person" if n == 1 else f"{n} persons"
-    return f"matching {score.rule}, {score.connectivity}-connectivity, {persons}"
+    return f"matching {score.rule.text}, {persons}"
 
 
 def format_score(score: Score) -> str:
