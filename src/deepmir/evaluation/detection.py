@@ -330,9 +330,7 @@ def _detection(match: Match, *, rule: Rule) -> Detection:
     )
 
 
-def _confuse(
-    matched: Sequence[MatchedFinding], prediction: IntMap, reference: IntMap
-) -> Confusion:
+def _confuse(matched: Sequence[MatchedFinding], prediction: IntMap, reference: IntMap) -> Confusion:
     predicted = np.zeros((len(Finding), len(Finding) + 2), dtype=np.intp)
     missed = []
     for row, one in enumerate(matched):

@@ -75,9 +75,11 @@ def match_lesions(
     connectivity: Connectivity | None = None,
     ignore: BoolMap | None = None,
     never_ignored: BoolMap | None = None,
-    affine: Affine | None = None,
 ) -> Match:
     """Match the connected components of two masks of one finding.
+
+    For rules with limits in mm, which need a grid, take :func:`components_of` and
+    :func:`match_components`.
 
     Parameters
     ----------
@@ -93,22 +95,18 @@ def match_lesions(
     never_ignored : (I, J, K) bool array, optional
         Voxels known to be something else, such as another finding of the reference: what
         touches them is scored even if it touches `ignore`.
-    affine : (4, 4) array, optional
-        Of the grid; rules with limits in mm need it.
 
     Raises
     ------
     GeometryError
-        If an array is not 3-D and boolean, the shapes differ, or the rule needs an affine.
+        If an array is not 3-D and boolean, the shapes differ, or the rule needs a grid.
     ConfigError
         If `connectivity` or `rule` is unknown.
     """
     rule = resolve_rule(rule, connectivity)
     _check_shapes(prediction, (reference, ignore, never_ignored))
-    components = components_of(prediction, reference, rule=rule, affine=affine)
-    return match_components(
-        components, rule=rule, ignore=ignore, never_ignored=never_ignored, affine=affine
-    )
+    components = components_of(prediction, reference, rule=rule, affine=None)
+    return match_components(components, rule=rule, ignore=ignore, never_ignored=never_ignored)
 
 
 def resolve_rule(rule: str | Rule, connectivity: Connectivity | None) -> Rule:
