@@ -40,6 +40,15 @@ class Empties(StrEnum):
     NO_REFERENCE_NO_F1 = "f1-undefined-without-reference"  # false positives there vanish
 
 
+EMPTIES_TEXT = {
+    Empties.UNDEFINED: "a ratio with nothing to divide by is n/a and left out of means",
+    Empties.ONE_WHEN_BOTH: "a person without lesions on either side scores 1, on one side 0",
+    Empties.ZERO: "a ratio with nothing to divide by is 0",
+    Empties.NO_REFERENCE_NO_F1: "F1 is n/a without a reference lesion, false positives or not",
+}
+"""One sentence each, to stand below a table."""
+
+
 class Average(StrEnum):
     """How the source of a rule makes one figure of many persons."""
 
@@ -97,15 +106,17 @@ class Rule:
         Examples
         --------
         >>> RULES["deepmir"].text
-        'deepmir: any-overlap, many-to-many, 26-connectivity'
+        'deepmir: any-overlap, 26-connectivity'
         >>> RULES["valdo"].text
         'valdo: centroid-distance < 5 mm, one-to-one, 26-connectivity'
         """
         named = "" if self.name == self.criterion else f"{self.name}: "
         parts = [f"{self.criterion}{_limit_text(self)}"]
-        if named or self.assignment is not Assignment.ALL:
+        if self.assignment is not Assignment.ALL:
             parts.append(str(self.assignment))
         parts.append(f"{self.connectivity}-connectivity")
+        if self.precision_counts_references:
+            parts.append("precision by references")
         if self.min_voxels > 1:
             parts.append(f"from {self.min_voxels} voxels")
         if self.max_diameter_mm is not None:
