@@ -98,8 +98,9 @@ def resample_labels(labels: IntMap, affine: Affine, target: Grid) -> IntMap:
     """
     source = Grid((labels.shape[0], labels.shape[1], labels.shape[2]), affine)
     to_source = np.linalg.inv(source.affine) @ target.affine
+    # "grid-constant": with "constant" a border voxel is lost where rounding puts it at -1e-16
     moved: IntMap = ndimage.affine_transform(
-        labels, to_source, output_shape=target.shape, order=0, mode="constant", cval=0
+        labels, to_source, output_shape=target.shape, order=0, mode="grid-constant", cval=0
     )
     return moved
 
