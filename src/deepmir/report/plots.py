@@ -79,7 +79,7 @@ def froc(summaries: Sequence[FindingSummary]) -> Plot:
         axes.minorticks_off()
         axes.set_ylim(0, 1.02)
         axes.set(title="FROC", xlabel="false positives a person", ylabel="sensitivity")
-        axes.legend(loc="lower right")
+        _legend(axes, "lower right")
 
     return _plot(draw, (4.1, 3.5), "FROC: sensitivity over false positives a person")
 
@@ -100,7 +100,7 @@ def precision_recall(summaries: Sequence[FindingSummary]) -> Plot:
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set(title="Precision and recall", xlabel="sensitivity", ylabel="precision")
-        axes.legend(loc="lower left")
+        _legend(axes, "lower left")
 
     return _plot(draw, (4.1, 3.5), "Precision over sensitivity")
 
@@ -133,7 +133,7 @@ def reliability(summaries: Sequence[FindingSummary]) -> Plot:
         axes.set_xlim(0, 1.02)
         axes.set_ylim(-0.02, 1.04)
         axes.set(title="Reliability", xlabel="peak probability", ylabel="share that is true")
-        axes.legend(loc="upper left")
+        _legend(axes, "upper left")
 
     return _plot(draw, (4.1, 3.5), "Reliability of the candidates' peak probabilities")
 
@@ -200,6 +200,12 @@ def person_bars(persons: Sequence[PersonAssessment], finding: Finding) -> Plot:
         axes.legend(loc="upper right", ncols=3)
 
     return _plot(draw, (12.6, 3.1), f"Detected, missed and false {finding.name} of each person")
+
+
+def _legend(axes: Axes, loc: str) -> None:
+    """Add a legend where there is anything to name: a finding without references has no curve."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=loc)
 
 
 def _plot(draw: Callable[[Axes], None], size: tuple[float, float], description: str) -> Plot:
