@@ -33,3 +33,10 @@ def test_every_part_has_its_place(generate):
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_worked_example_of_evaluation_prints_what_the_page_says(capsys):
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    code, printed = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", text, re.DOTALL).groups()
+    exec(compile(code, "docs/evaluation.md", "exec"), {})  # noqa: S102 - our own page
+    assert capsys.readouterr().out == printed

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from deepmir.lesions import Lesion
     from deepmir.pipeline import measure, segment
     from deepmir.result import SubjectResult, write_result
+    from deepmir.scoring import EvaluationSettings, EvaluationSources, evaluate
     from deepmir.simulation.cohort import simulate_cohort as simulate
     from deepmir.volume import Modality, Scans, Volume
 
@@ -38,6 +39,8 @@ __all__ = [
     "Config",
     "ConfigError",
     "DeepmirError",
+    "EvaluationSettings",
+    "EvaluationSources",
     "Finding",
     "GeometryError",
     "InputError",
@@ -51,6 +54,7 @@ __all__ = [
     "UnitError",
     "Volume",
     "WeightsError",
+    "evaluate",
     "measure",
     "read_config",
     "read_volume",
@@ -63,6 +67,8 @@ _HOMES = {
     "Config": "deepmir.config",
     "ConfigError": "deepmir.errors",
     "DeepmirError": "deepmir.errors",
+    "EvaluationSettings": "deepmir.scoring",
+    "EvaluationSources": "deepmir.scoring",
     "Finding": "deepmir.labels",
     "GeometryError": "deepmir.errors",
     "InputError": "deepmir.errors",
@@ -76,6 +82,7 @@ _HOMES = {
     "UnitError": "deepmir.errors",
     "Volume": "deepmir.volume",
     "WeightsError": "deepmir.errors",
+    "evaluate": "deepmir.scoring",
     "measure": "deepmir.pipeline",
     "read_config": "deepmir.config",
     "read_volume": "deepmir.io.nifti",

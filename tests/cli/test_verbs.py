@@ -3,13 +3,15 @@
 import json
 import shutil
 import sys
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Image
 
-from deepmir.cli import app, main
+from deepmir.cli import app, evaluate, main
+from deepmir.evaluation.rules import RULES
 from deepmir.io.bids import SubjectOutputs, raw_scan
 from deepmir.model.weights import load_weights
 
@@ -263,29 +265,93 @@ def test_evaluate_of_two_files(run, scan_files, shifted):
     assert "any-overlap, 26-connectivity, 1 person" in out
 
 
-def test_evaluate_of_two_folders_pairs_persons(run, scan_files, tmp_path):
+@pytest.fixture
+def two_folders(scan_files, tmp_path):
     for folder in ("found", "true"):
         for label in ("01", "02"):
             path = tmp_path / folder / SubjectOutputs(label).findings
             path.parent.mkdir(parents=True)
             shutil.copy(scan_files["truth"], path)
-    code, out, _ = run("evaluate", tmp_path / "found", tmp_path / "true")
-    assert code == 0
+    return tmp_path / "found", tmp_path / "true"
+
+
+def test_evaluate_of_two_folders_pairs_persons(run, two_folders):
+    code, out, err = run("evaluate", *two_folders)
+    assert (code, err) == (0, "")
     assert "2 persons" in out
-    shutil.rmtree(tmp_path / "found" / "sub-02")
-    code, _, err = run("evaluate", tmp_path / "found", tmp_path / "true")
+    shutil.rmtree(two_folders[0] / "sub-02")
+    code, out, err = run("evaluate", *two_folders)
+    assert code == 1
+    assert "1 person" in out
+    assert "1 person has no prediction and is not scored: sub-02" in err
+
+
+def test_evaluate_writes_and_says_where(run, two_folders, tmp_path):
+    code, out, err = run("evaluate", *two_folders, "--out", tmp_path / "out")
+    assert code == 0
+    assert out.splitlines()[-1] == f"page: {tmp_path / 'out' / 'evaluation.html'}"
+    assert [line.split("] ")[1] for line in err.splitlines()] == ["score", "summarise"]
+    code, out, err = run("evaluate", *two_folders, "--out", tmp_path / "out", "--quiet")
+    assert (code, out) == (2, "")
+    assert "--overwrite" in err
+    words = ["--out", tmp_path / "out", "--quiet", "--overwrite"]
+    assert run("evaluate", *two_folders, *words) == (0, "", "")
+
+
+def test_options_of_evaluate_arrive(run, two_folders, tmp_path):
+    found, true = two_folders
+    code, _, err = run(
+        "evaluate", found, true, "--out", tmp_path / "out", "--rule", "valdo", "--connectivity", 6,
+        "--limit", 3, "--min-voxels", 2, "--max-diameter-mm", 12, "--findings", "IRON",
+        "--findings", "CMB", "--labels", "1=CMB,2=IRON,3=background", "--reference-labels",
+        "1=CMB,2=IRON,3=ignore,255=ignore", "--pattern", "**/*_dseg.nii.gz", "--resample",
+        "--extent", 0.2, "--against", f"other={true}", "--run", found, "--raters", "--seed", 5,
+    )  # fmt: skip
+    assert code == 0, err
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    rule, settings = record["rule"], record["settings"]
+    assert (rule["name"], rule["connectivity"], rule["limit"]) == ("valdo", 6, 3.0)
+    assert (rule["min_voxels"], rule["max_diameter_mm"]) == (2, 12.0)
+    assert settings["findings"] == ["CMB", "IRON"]
+    assert settings["prediction_labels"] == {"1": 1, "2": 2, "3": 0}
+    assert (settings["resample"], settings["extent"], settings["seed"]) == (True, 0.2, 5)
+    assert record["comparisons"][0]["other"] == "other"
+    assert len(record["runs"]["CMB"]) == 4
+    assert len(record["raters"]) == 2 * 3
+    assert record["command_line"] == sys.argv
+
+
+def test_the_published_defects_of_valdo_are_a_switch(run, two_folders):
+    words = [*two_folders, "--rule", "valdo", "--as-published"]
+    code, out, _ = run("evaluate", *words)
+    assert code == 0
+    assert "valdo-as-published: centroid-distance-in-voxels < 0.1, nearest-only" in out
+    code, _, err = run("evaluate", *two_folders, "--as-published")
     assert code == 2
-    assert "sub-02_desc-findings_dseg.nii.gz" in err
+    assert "belongs to the rule valdo" in err
 
 
-def test_evaluate_refuses_empty_folders_and_unknown_connectivity(run, scan_files, tmp_path):
+def test_every_named_rule_can_be_chosen():
+    assert set(get_args(evaluate._RuleName)) == set(RULES)
+
+
+def test_evaluate_refuses_what_cannot_be(run, scan_files, tmp_path):
     code, _, err = run("evaluate", tmp_path, tmp_path)
     assert code == 2
     assert str(tmp_path) in err
     truth = scan_files["truth"]
-    code, _, err = run("evaluate", truth, truth, "--connectivity", 8)
-    assert code == 2
-    assert "6, 18 or 26" in err
+    for words, said in (
+        (["--connectivity", 8], "6, 18 or 26"),
+        (["--findings", "BLOOD"], "BLOOD"),
+        (["--labels", "1=BLOOD"], "1=BLOOD"),
+        (["--against", "theirs"], "NAME=PATH"),
+        (["--limit", 3], "needs no limit"),
+        (["--extent", 0], "extent"),
+        (["--rule", "best"], "best"),
+    ):
+        code, _, err = run("evaluate", truth, truth, *words)
+        assert code == 2
+        assert said in err
 
 
 # ---- info ------------------------------------------------------------------

@@ -16,7 +16,13 @@ from nibabel.nifti2 import Nifti2Image
 
 from deepmir.errors import GeometryError, InputError, OutputError
 from deepmir.geometry import Grid
-from deepmir.io.nifti import read_label_map, read_mask, read_volume, write_map
+from deepmir.io.nifti import (
+    read_label_map,
+    read_mask,
+    read_probabilities,
+    read_volume,
+    write_map,
+)
 from deepmir.volume import Modality, Volume
 
 PIXDIM, QFORM_CODE, SFORM_CODE, SROW = 76, 252, 254, 280  # byte offsets in a NIfTI-1 header
@@ -551,3 +557,47 @@ def test_real_scans_read_as_nibabel_reads_them(shared_data):
         expected = nibabel.as_closest_canonical(nibabel.load(path))
         assert np.array_equal(volume.data, expected.get_fdata(dtype=np.float32))
         assert np.allclose(volume.affine, expected.affine)
+
+
+# ---- probabilities ---------------------------------------------------------
+
+
+def test_probabilities_are_read_on_the_grid_of_a_reference(write_nifti, phantom_affine):
+    values = np.linspace(0, 1, 7 * 8 * 9, dtype=np.float32).reshape(7, 8, 9)
+    labels = write_nifti(np.zeros((7, 8, 9), dtype=np.uint8), phantom_affine, "labels.nii.gz")
+    path = write_nifti(values, phantom_affine, "probseg.nii.gz")
+    reference = read_label_map(labels)
+    found = read_probabilities(path, reference=reference)
+    assert found.dtype == np.float32
+    assert sorted(found.ravel()) == pytest.approx(sorted(values.ravel()))
+    other = write_nifti(values[:6], phantom_affine, "other.nii.gz")
+    with pytest.raises(GeometryError, match="grid"):
+        read_probabilities(other, reference=reference)
+
+
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, np.nan, np.inf])
+def test_what_is_no_probability_is_refused(wrong, write_nifti, phantom_affine):
+    values = np.full((7, 8, 9), 0.5, dtype=np.float32)
+    values[1, 2, 3] = wrong
+    path = write_nifti(values, phantom_affine, "probseg.nii.gz")
+    labels = write_nifti(np.zeros((7, 8, 9), dtype=np.uint8), phantom_affine, "labels.nii.gz")
+    with pytest.raises(InputError, match=r"probseg.nii.gz reaches .* 0 to 1"):
+        read_probabilities(path, reference=read_label_map(labels))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32])
+def test_labels_are_the_same_however_they_are_stored(dtype, write_nifti, phantom_affine):
+    labels = np.zeros((7, 8, 9))
+    labels[1, 2, 3], labels[6, 0, 8] = 3, 120
+    path = write_nifti(labels.astype(dtype), phantom_affine)
+    found = read_label_map(path, allowed=(3, 120)).data
+    assert found.dtype == np.int32
+    assert sorted(found[found > 0]) == [3, 120]
+    with pytest.raises(InputError, match=r"unknown labels \[120\]"):
+        read_label_map(path, allowed=(3,))
+
+
+def test_negative_labels_are_refused_in_integers_too(write_nifti, phantom_affine):
+    path = write_nifti(np.full((7, 8, 9), -2, dtype=np.int16), phantom_affine)
+    with pytest.raises(InputError, match="holds -2"):
+        read_label_map(path)

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from deepmir.errors import ConfigError, GeometryError, InputError
 from deepmir.labels import Finding
-from deepmir.lesions import label_findings, label_instances
+from deepmir.lesions import instances, label_findings, label_instances
 from deepmir.lesions.instances import bounding_box
 
 shapes = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6)
@@ -109,3 +110,20 @@ def test_no_voxel_is_lost_and_no_kind_is_mixed(findings, connectivity):
     sizes = np.bincount(instances.ravel(), minlength=len(kinds) + 1)[1:]
     order = [(kind, -size) for kind, size in zip(kinds, sizes, strict=True)]
     assert order == sorted(order)
+
+
+@given(masks, connectivities)
+def test_the_graph_of_voxels_is_labelled_as_the_image_is(mask, connectivity):
+    voxels = np.flatnonzero(mask)
+    neighbours = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    expected, _ = ndimage.label(mask, structure=neighbours)
+    found = instances._label_voxels(voxels, mask.shape, neighbours)
+    assert found.tolist() == expected.ravel()[voxels].tolist()
+
+
+def test_a_sparse_mask_is_labelled_at_its_borders_too():
+    mask = np.zeros((30, 31, 32), dtype=bool)
+    mask[0, 0, 0] = mask[29, 30, 31] = mask[0, 30, 0] = mask[1, 29, 1] = True
+    found = label_instances(mask, connectivity=26)
+    assert found[mask].tolist() == [1, 2, 2, 3]
+    assert found[~mask].max() == 0

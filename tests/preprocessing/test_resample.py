@@ -9,6 +9,7 @@ from deepmir.preprocessing.resample import (
     interpolate_axis,
     regrid,
     resample,
+    resample_labels,
     to_itk,
     upsample,
 )
@@ -84,3 +85,21 @@ def test_interpolation_takes_any_leading_axes_and_clamps():
     result = interpolate_axis(data, np.array([-3.0, 0.5, 9.0]), axis=-1)
     assert result[0, 0].tolist() == [0, 0.5, 3]
     assert interpolate_axis(data[..., :1], np.array([0.0, 2.0]), axis=2).shape == (2, 3, 2)
+
+
+def test_labels_keep_their_places_and_are_never_mixed(grid):
+    labels = np.arange(np.prod(grid.shape)).reshape(grid.shape) % 5
+    there = np.flip(labels, axis=0)
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = grid.shape[0] - 1
+    assert np.array_equal(resample_labels(there, grid.affine @ flip, grid), labels)
+    fine = regrid(grid, tuple(step / 2 for step in grid.spacing_mm))
+    finer = resample_labels(labels, grid.affine, fine)
+    assert set(np.unique(finer)) == {0, 1, 2, 3, 4}
+    assert np.array_equal(resample_labels(finer, fine.affine, grid), labels)
+
+
+def test_labels_outside_the_field_of_view_are_background(grid):
+    far = grid.affine.copy()
+    far[:3, 3] += 1000
+    assert not resample_labels(np.ones(grid.shape, dtype=int), far, grid).any()

@@ -14,10 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmir.errors import GeometryError
-from deepmir.evaluation.match import MatchingRule, match_lesions
+from deepmir.evaluation.match import (
+    Components,
+    Match,
+    components_of,
+    match_components,
+    resolve_rule,
+)
+from deepmir.evaluation.rules import Empties, Rule
+from deepmir.geometry import Affine
 from deepmir.labels import Finding
-from deepmir.lesions import Connectivity, label_instances
-from deepmir.lesions.instances import bounding_box, check_findings
+from deepmir.lesions import Connectivity
+from deepmir.lesions.instances import InstanceMap, bounding_box, check_findings
 from deepmir.volume import BoolMap, IntMap
 
 IGNORE = 255
@@ -41,6 +49,12 @@ class Detection:
     """Predicted lesions on the ignore zone only: neither true nor false."""
     n_false_without: int
     """False positives on the persons without a reference lesion."""
+    n_covering: int = 0
+    """Predicted lesions that hit several references at once."""
+    n_split: int = 0
+    """Reference lesions that several predictions hit."""
+    n_recounted: int = 0
+    """What precision adds to the correct predictions where a rule counts references instead."""
 
     @property
     def n_missed(self) -> int:
@@ -60,7 +74,7 @@ class Detection:
     @property
     def precision(self) -> float | None:
         """Share of the predicted lesions that are correct; None without any."""
-        return _ratio(self.n_correct, self.n_predicted)
+        return _ratio(self.n_correct + self.n_recounted, self.n_predicted + self.n_recounted)
 
     @property
     def f1(self) -> float | None:
@@ -105,12 +119,16 @@ class Confusion:
 class Score:
     """Detection per finding and the confusion between findings, with the rule they follow."""
 
-    rule: MatchingRule
-    connectivity: Connectivity
+    rule: Rule
     cmb: Detection
     iron: Detection
     calcification: Detection
     confusion: Confusion
+
+    @property
+    def connectivity(self) -> Connectivity:
+        """Which voxels make one lesion."""
+        return self.rule.connectivity
 
     def of(self, finding: Finding) -> Detection:
         """Return the detection of one finding."""
@@ -132,8 +150,31 @@ class PersonMean:
     f1: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """Sensitivity, precision and F1 with the rule's treatment of what cannot be divided."""
+
+    sensitivity: float | None
+    precision: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchedFinding:
+    """The lesions of one finding of one person, and which of them hit one another."""
+
+    finding: Finding
+    components: Components
+    match: Match
+
+
 def evaluate_person(
-    prediction: IntMap, reference: IntMap, *, connectivity: Connectivity, rule: MatchingRule
+    prediction: IntMap,
+    reference: IntMap,
+    *,
+    rule: str | Rule,
+    connectivity: Connectivity | None = None,
+    affine: Affine | None = None,
 ) -> Score:
     """Score one person's findings against the reference.
 
@@ -144,10 +185,32 @@ def evaluate_person(
     reference : (I, J, K) integer array
         The same, on the same grid; 255 marks what no rater could have seen. It is no reference
         lesion, and a prediction that touches it and no reference lesion is not scored.
-    connectivity : {6, 18, 26}
-        Which voxels make one lesion.
-    rule : {"any-overlap"}
-        What a hit is: see :mod:`deepmir.evaluation.match`.
+    rule : str or Rule
+        What a hit is: ``any-overlap``, or a name of :data:`deepmir.evaluation.rules.RULES`.
+    connectivity : {6, 18, 26}, optional
+        Which voxels make one lesion; needed for ``any-overlap``, else the rule's own.
+    affine : (4, 4) array, optional
+        Of the grid; rules with limits in mm need it.
+
+    Raises
+    ------
+    GeometryError
+        If an array is not 3-D and of integers, the shapes differ, or the rule needs an affine.
+    InputError
+        If an array holds a value without a meaning.
+    ConfigError
+        If `connectivity` or `rule` is unknown.
+    """
+    rule = resolve_rule(rule, connectivity)
+    check_maps(prediction, reference)
+    box = bounding_box((prediction != 0) | (reference != 0))
+    prediction, reference = prediction[box], reference[box]
+    matched = match_findings(prediction, reference, rule=rule, affine=affine)
+    return score_of(matched, prediction, reference, rule=rule)
+
+
+def check_maps(prediction: IntMap, reference: IntMap) -> None:
+    """Check that two maps hold findings, and have one shape.
 
     Raises
     ------
@@ -155,8 +218,6 @@ def evaluate_person(
         If an array is not 3-D and of integers, or the shapes differ.
     InputError
         If an array holds a value without a meaning.
-    ConfigError
-        If `connectivity` or `rule` is unknown.
     """
     check_findings(prediction, name="the prediction")
     check_findings(reference, name="the reference", also_allowed=(IGNORE,))
@@ -165,14 +226,32 @@ def evaluate_person(
             f"the prediction has shape {prediction.shape} but the reference {reference.shape}; "
             "bring both to one grid first"
         )
-    box = bounding_box((prediction != 0) | (reference != 0))
-    prediction, reference = prediction[box], reference[box]
-    cmb, iron, calcification = (
-        _detect(prediction, reference, finding, connectivity=connectivity, rule=rule)
-        for finding in Finding
-    )
-    confusion = _confuse(prediction, reference, connectivity=connectivity)
-    return Score(rule, connectivity, cmb, iron, calcification, confusion)
+
+
+def match_findings(
+    prediction: IntMap, reference: IntMap, *, rule: Rule, affine: Affine | None
+) -> tuple[MatchedFinding, ...]:
+    """Match the lesions of each finding; the maps as for :func:`evaluate_person`."""
+    ignore: BoolMap = reference == IGNORE
+    other: BoolMap = (reference != 0) & ~ignore
+    matched = []
+    for finding in Finding:
+        components = components_of(
+            prediction == finding, reference == finding, rule=rule, affine=affine
+        )
+        match = match_components(
+            components, rule=rule, ignore=ignore, never_ignored=other, affine=affine
+        )
+        matched.append(MatchedFinding(finding, components, match))
+    return tuple(matched)
+
+
+def score_of(
+    matched: Sequence[MatchedFinding], prediction: IntMap, reference: IntMap, *, rule: Rule
+) -> Score:
+    """Count one person's matches."""
+    cmb, iron, calcification = (_detection(one.match, rule=rule) for one in matched)
+    return Score(rule, cmb, iron, calcification, _confuse(matched, prediction, reference))
 
 
 def pool(scores: Sequence[Score]) -> Score:
@@ -183,9 +262,10 @@ def pool(scores: Sequence[Score]) -> Score:
     ValueError
         If there is no score, or they follow different rules.
     """
-    rules = {(score.rule, score.connectivity) for score in scores}
+    rules = {score.rule for score in scores}
     if len(rules) != 1:
-        raise ValueError(f"scores to be pooled must follow one rule, got {sorted(rules)}")
+        texts = sorted(rule.text for rule in rules)
+        raise ValueError(f"scores to be pooled must follow one rule, got {texts}")
     first = scores[0]
     cmb, iron, calcification = (
         _added([score.of(finding) for score in scores]) for finding in Finding
@@ -193,7 +273,7 @@ def pool(scores: Sequence[Score]) -> Score:
     predicted = np.sum([score.confusion.predicted for score in scores], axis=0)
     missed = np.sum([score.confusion.missed for score in scores], axis=0)
     confusion = Confusion(_rows(predicted), tuple(missed.tolist()))
-    return Score(first.rule, first.connectivity, cmb, iron, calcification, confusion)
+    return Score(first.rule, cmb, iron, calcification, confusion)
 
 
 def mean_over_persons(detections: Sequence[Detection]) -> PersonMean:
@@ -214,23 +294,27 @@ def mean_over_persons(detections: Sequence[Detection]) -> PersonMean:
     )
 
 
-def _detect(
-    prediction: IntMap,
-    reference: IntMap,
-    finding: Finding,
-    *,
-    connectivity: Connectivity,
-    rule: MatchingRule,
-) -> Detection:
-    match = match_lesions(
-        prediction == finding,
-        reference == finding,
-        connectivity=connectivity,
-        rule=rule,
-        ignore=reference == IGNORE,
-        never_ignored=(reference != 0) & (reference != IGNORE),
-    )
+def ratios_of(detection: Detection, empties: Empties) -> Ratios:
+    """Give the three ratios, with what a rule puts where nothing can be divided."""
+    no_reference, no_prediction = not detection.n_reference, not detection.n_predicted
+    ratios = Ratios(detection.sensitivity, detection.precision, detection.f1)
+    match empties:
+        case Empties.ZERO:
+            return Ratios(ratios.sensitivity or 0.0, ratios.precision or 0.0, ratios.f1 or 0.0)
+        case Empties.ONE_WHEN_BOTH:
+            filled = 1.0 if no_reference and no_prediction else 0.0
+            known = (ratios.sensitivity, ratios.precision, ratios.f1)
+            return Ratios(*(filled if value is None else value for value in known))
+        case Empties.NO_REFERENCE_NO_F1 if no_reference:
+            return Ratios(None, ratios.precision, None)
+    return ratios
+
+
+def _detection(match: Match, *, rule: Rule) -> Detection:
     without = match.n_reference == 0
+    references = [reference for reference, _ in match.pairs]
+    predictions = [prediction for _, prediction in match.pairs]
+    recounted = match.tp_reference - match.tp_prediction
     return Detection(
         n_persons=1,
         n_persons_without=int(without),
@@ -240,29 +324,38 @@ def _detect(
         n_correct=match.tp_prediction,
         n_ignored=match.n_ignored,
         n_false_without=match.fp if without else 0,
+        n_covering=sum(predictions.count(number) > 1 for number in set(predictions)),
+        n_split=sum(references.count(number) > 1 for number in set(references)),
+        n_recounted=recounted if rule.precision_counts_references else 0,
     )
 
 
-def _confuse(prediction: IntMap, reference: IntMap, *, connectivity: Connectivity) -> Confusion:
-    columns = np.full(256, 0, dtype=np.intp)
-    columns[[*Finding, IGNORE]] = range(1, len(Finding) + 2)
-    under = columns[reference]  # 0 nothing, 1 to 3 the findings, 4 the ignore zone
+def _confuse(matched: Sequence[MatchedFinding], prediction: IntMap, reference: IntMap) -> Confusion:
     predicted = np.zeros((len(Finding), len(Finding) + 2), dtype=np.intp)
     missed = []
-    for row, finding in enumerate(Finding):
-        instances = label_instances(prediction == finding, connectivity=connectivity)
-        places = _places(instances, under, own=row + 1)
+    for row, one in enumerate(matched):
+        places = places_of(one, reference)
         predicted[row] = np.bincount(places, minlength=len(Finding) + 2)
-        referred = label_instances(reference == finding, connectivity=connectivity)
+        referred = one.components.referred
         touched = set(np.unique(referred[prediction != 0]).tolist()) - {0}
         missed.append(int(referred.max(initial=0)) - len(touched))
     return Confusion(_rows(np.roll(predicted, -1, axis=1)), tuple(missed))
 
 
+def places_of(one: MatchedFinding, reference: IntMap) -> npt.NDArray[np.intp]:
+    """Tell what each predicted lesion lies on: 0 nothing, 1 to 3 a finding, 4 the ignore zone.
+
+    What hits a reference lesion of its own finding under the rule lies on its own finding.
+    """
+    columns = np.zeros(256, dtype=np.intp)
+    columns[[*Finding, IGNORE]] = range(1, len(Finding) + 2)
+    hits = [number - 1 for _, number in one.match.pairs]
+    return _places(one.components.predicted, columns[reference], own=int(one.finding), hits=hits)
+
+
 def _places(
-    instances: npt.NDArray[np.int32], under: npt.NDArray[np.intp], *, own: int
+    instances: InstanceMap, under: npt.NDArray[np.intp], *, own: int, hits: Sequence[int]
 ) -> npt.NDArray[np.intp]:
-    """Column (0 nothing, 1 to 3 findings, 4 ignore zone) that each instance lies on."""
     n_instances, n_columns = int(instances.max(initial=0)), len(Finding) + 2
     inside: BoolMap = instances > 0
     cells = (instances[inside] - 1) * n_columns + under[inside]
@@ -272,7 +365,9 @@ def _places(
     other = np.where(on_finding.any(axis=1), on_finding.argmax(axis=1) + 1, 0)
     ignored = (other == 0) & (shared[:, -1] > 0)
     place = np.where(ignored, n_columns - 1, other)
-    return np.where(shared[:, own] > 0, own, place)
+    place = np.where(shared[:, own] > 0, own, place)
+    place[list(hits)] = own
+    return place
 
 
 def _added(detections: Sequence[Detection]) -> Detection:

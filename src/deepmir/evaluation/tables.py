@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+from deepmir.evaluation.agreement import Interval
+from deepmir.evaluation.cohort import CohortAssessment, FindingSummary
 from deepmir.evaluation.detection import Detection, Score
+from deepmir.evaluation.rules import EMPTIES_TEXT
 from deepmir.labels import Finding
 
 DETECTION_HEAD: tuple[str, ...] = (
@@ -22,6 +25,21 @@ CONFUSION_HEAD: tuple[str, ...] = (
     *(f"on {finding.name}" for finding in Finding),
     "on ignored",
     "on nothing",
+)
+
+
+PAPER_HEAD: tuple[str, ...] = (
+    "finding",
+    "persons with / without",
+    "TP",
+    "FP",
+    "FN",
+    "sensitivity",
+    "precision",
+    "F1",
+    "FP/person",
+    "FP/person without",
+    "Dice",
 )
 
 
@@ -52,7 +70,7 @@ def rule_text(score: Score) -> str:
     """
     n = score.cmb.n_persons
     persons = "1 person" if n == 1 else f"{n} persons"
-    return f"matching {score.rule}, {score.connectivity}-connectivity, {persons}"
+    return f"matching {score.rule.text}, {persons}"
 
 
 def format_score(score: Score) -> str:
@@ -66,6 +84,61 @@ def format_score(score: Score) -> str:
             format_table(CONFUSION_HEAD, confusion_rows(score)),
         ]
     )
+
+
+def paper_rows(cohort: CohortAssessment) -> tuple[tuple[str, ...], ...]:
+    """One row per finding with 95 % intervals, in the order of :data:`PAPER_HEAD`."""
+    return tuple(_paper_row(summary) for summary in cohort.summaries)
+
+
+def paper_note(cohort: CohortAssessment) -> str:
+    """Return what must stand below the table: rule, empties, intervals."""
+    return (
+        f"Pooled over all lesions; {rule_text(cohort.score)}; TP and FP count predictions, FN "
+        f"references; {EMPTIES_TEXT[cohort.rule.empties]}; 95 % intervals by bootstrap over "
+        "persons; Dice: mean over persons with any volume."
+    )
+
+
+def markdown_table(cohort: CohortAssessment) -> str:
+    """Return the table of a paper as Markdown, with its note."""
+    rows = [PAPER_HEAD, tuple("---" for _ in PAPER_HEAD), *paper_rows(cohort)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", paper_note(cohort), ""])
+
+
+def latex_table(cohort: CohortAssessment) -> str:
+    """Return the table of a paper as LaTeX (package booktabs), with its note as caption."""
+    rows = [" & ".join(map(_latex, row)) + r" \\" for row in (PAPER_HEAD, *paper_rows(cohort))]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\caption{" + _latex(paper_note(cohort)) + "}",
+            r"\begin{tabular}{l" + "r" * (len(PAPER_HEAD) - 1) + "}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def interval_text(interval: Interval | None, digits: int = 2) -> str:
+    """Write a figure with its interval.
+
+    Examples
+    --------
+    >>> interval_text(Interval(0.5, 0.25, 0.75)), interval_text(None)
+    ('0.50 (0.25 to 0.75)', 'n/a')
+    """
+    if interval is None:
+        return "n/a"
+    low, high = (number_text(value, digits) for value in (interval.low, interval.high))
+    return f"{number_text(interval.value, digits)} ({low} to {high})"
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -104,4 +177,30 @@ def _detection_row(name: str, detection: Detection) -> tuple[str, ...]:
         number_text(detection.f1),
         number_text(detection.false_per_person),
         number_text(detection.false_per_person_without),
+    )
+
+
+def _paper_row(summary: FindingSummary) -> tuple[str, ...]:
+    one = summary.detection
+    return (
+        summary.finding.name,
+        f"{one.n_persons - one.n_persons_without} / {one.n_persons_without}",
+        str(one.n_correct),
+        str(one.n_false),
+        str(one.n_missed),
+        *(
+            interval_text(summary.intervals[name])
+            for name in ("sensitivity", "precision", "f1", "false_per_person")
+        ),
+        number_text(one.false_per_person_without),
+        interval_text(summary.overlap.dice_mean),
+    )
+
+
+def _latex(text: str) -> str:
+    escaped = text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")
+    return (
+        escaped.replace("≥", r"$\geq$")
+        .replace("<", "$<$")
+        .replace("CALCIFICATION", "Calcification")
     )

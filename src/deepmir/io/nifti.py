@@ -125,13 +125,34 @@ def read_label_map(
     GeometryError
         If the labels lie on another grid than `reference`.
     """
-    volume = _read_stored(path).reoriented(Modality.DSEG, np.float64)
+    volume = _read_labels(path)
     if reference is not None:
         _check_on_grid(volume, reference)
-    labels = _whole_numbers(cast(npt.NDArray[np.float64], volume.data), path)
     if allowed is not None:
-        _check_allowed(labels, allowed, path)
-    return volume.with_data(labels)
+        _check_allowed(cast(npt.NDArray[np.int32], volume.data), allowed, path)
+    return volume
+
+
+def read_probabilities(path: Path, *, reference: Volume) -> FloatMap:
+    """Read a map of probabilities on the grid of `reference`: (I, J, K), float32, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read as by :func:`read_volume`, or a value is not within 0 to 1.
+    GeometryError
+        If the map lies on another grid.
+    """
+    volume = _read_stored(path).reoriented(Modality.MASK, np.float32)
+    _check_on_grid(volume, reference)
+    data = cast(FloatMap, volume.data)
+    low, high = float(data.min()), float(data.max())
+    if not (low >= 0 and high <= 1):  # also false for NaN
+        raise InputError(
+            f"{path} reaches from {low:g} to {high:g}; wanted probabilities from 0 to 1: "
+            "scale the map, or give the right one"
+        )
+    return data
 
 
 def write_map(
@@ -287,6 +308,22 @@ def _replace_nonfinite(data: FloatMap, path: Path) -> tuple[FloatMap, tuple[Noti
     return np.where(finite, data, np.float32(0)), (Notice("read", message),)
 
 
+def _read_labels(path: Path) -> Volume:
+    """Read a label map as int32; integers as stored need no test for whole numbers."""
+    stored = _read_stored(path)
+    dtype = stored.voxels.dtype
+    if dtype.kind in "iu" and dtype.itemsize <= 2 and not stored.header.is_scaled:
+        volume = stored.reoriented(Modality.DSEG, np.int32)
+        lowest = int(volume.data.min())
+        if lowest < 0:
+            raise InputError(
+                f"{path} holds {lowest}; wanted a label map of whole numbers from 0 on"
+            )
+        return volume
+    volume = stored.reoriented(Modality.DSEG, np.float64)
+    return volume.with_data(_whole_numbers(cast(npt.NDArray[np.float64], volume.data), path))
+
+
 def _whole_numbers(data: npt.NDArray[np.float64], path: Path) -> npt.NDArray[np.int32]:
     labels = np.nan_to_num(data, nan=-1.0, posinf=-1.0, neginf=-1.0)
     wrong = (labels < 0) | (labels > np.iinfo(np.int32).max) | (labels != np.rint(labels))
@@ -299,7 +336,7 @@ def _whole_numbers(data: npt.NDArray[np.float64], path: Path) -> npt.NDArray[np.
 
 
 def _check_allowed(labels: npt.NDArray[np.int32], allowed: Collection[int], path: Path) -> None:
-    unknown = sorted(set(np.unique(labels).tolist()) - set(allowed) - {0})
+    unknown = sorted(set(np.unique(labels[labels != 0]).tolist()) - set(allowed))
     if unknown:
         raise InputError(
             f"{path} holds the unknown labels {unknown[:10]}; known are {sorted(allowed)}: "

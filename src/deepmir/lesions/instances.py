@@ -4,7 +4,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from scipy import ndimage, sparse
+from scipy.sparse import csgraph
 
 from deepmir.errors import ConfigError, GeometryError, InputError
 from deepmir.labels import Finding
@@ -17,6 +18,9 @@ InstanceMap = npt.NDArray[np.int32]
 """(I, J, K): 0 is background, 1 … n are the instances."""
 
 _AXES_PER_STEP = {6: 1, 18: 2, 26: 3}  # how scipy spells the same thing
+_SPARSE_SHARE = 0.01
+"""Findings fill a few of a million voxels. Below this share the graph of the voxels themselves is
+labelled: 256 x 256 x 128 voxels take milliseconds instead of a tenth of a second."""
 
 
 def label_instances(mask: BoolMap, *, connectivity: Connectivity) -> InstanceMap:
@@ -53,7 +57,11 @@ def label_instances(mask: BoolMap, *, connectivity: Connectivity) -> InstanceMap
         raise ConfigError(f"connectivity must be 6, 18 or 26, got {connectivity!r}")
     neighbours = ndimage.generate_binary_structure(3, _AXES_PER_STEP[connectivity])
     instances = np.zeros(mask.shape, dtype=np.int32)
-    box = bounding_box(mask)  # most of a head is background: label only where there is something
+    voxels = np.flatnonzero(mask)
+    if len(voxels) < _SPARSE_SHARE * mask.size:
+        instances.ravel()[voxels] = _label_voxels(voxels, mask.shape, neighbours)
+        return instances
+    box = bounding_box(mask)  # label only where there is something
     instances[box], _ = ndimage.label(mask[box], structure=neighbours)
     return instances
 
@@ -135,3 +143,30 @@ def bounding_box(mask: BoolMap) -> tuple[slice, ...]:
         inside = np.flatnonzero(mask.any(axis=others))
         box.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0))
     return tuple(box)
+
+
+def _label_voxels(
+    voxels: npt.NDArray[np.intp], shape: tuple[int, ...], neighbours: BoolMap
+) -> npt.NDArray[np.int32]:
+    """Component 1 … n of each voxel, given by ascending numbers in C order."""
+    # one voxel of margin around the image, so that a step over its border leads nowhere
+    wide = tuple(length + 2 for length in shape)
+    places = np.stack(np.unravel_index(voxels, shape)) + 1
+    numbers = np.ravel_multi_index(tuple(places), wide)
+    steps = (np.argwhere(neighbours) - 1) @ np.array([wide[1] * wide[2], wide[2], 1])
+    starts, ends = [], []
+    for step in steps[steps > 0]:
+        found = np.minimum(np.searchsorted(numbers, numbers + step), len(numbers) - 1)
+        joined = np.flatnonzero(numbers[found] == numbers + step)
+        starts.append(joined)
+        ends.append(found[joined])
+    edges = (np.concatenate(starts), np.concatenate(ends))
+    graph = sparse.coo_array(
+        (np.ones(len(edges[0]), dtype=bool), edges), shape=(len(voxels), len(voxels))
+    )
+    _, components = csgraph.connected_components(graph, directed=False)
+    # ndimage.label counts components in the order of their first voxels: so does this
+    _, first, order = np.unique(components, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int32)
+    rank[np.argsort(first)] = np.arange(1, len(first) + 1)
+    return np.asarray(rank[order])

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
+from scipy import ndimage
 
 from deepmir.geometry import Affine, Grid, Shape
-from deepmir.volume import BoolMap, FloatMap
+from deepmir.volume import BoolMap, FloatMap, IntMap
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # ITK's world has x to the left, y to the back
 
@@ -83,6 +84,25 @@ def resample(
     if transform is not None:
         step.SetTransform(transform)
     return from_itk(step.Execute(to_itk(data, affine)))
+
+
+def resample_labels(labels: IntMap, affine: Affine, target: Grid) -> IntMap:
+    """Bring a label map onto another grid by the nearest voxel; 0 outside its field of view.
+
+    A lesion smaller than a voxel of the target can vanish: count before and after.
+
+    Raises
+    ------
+    GeometryError
+        If `affine` is not an invertible (4, 4) matrix.
+    """
+    source = Grid((labels.shape[0], labels.shape[1], labels.shape[2]), affine)
+    to_source = np.linalg.inv(source.affine) @ target.affine
+    # "grid-constant": with "constant" a border voxel is lost where rounding puts it at -1e-16
+    moved: IntMap = ndimage.affine_transform(
+        labels, to_source, output_shape=target.shape, order=0, mode="grid-constant", cval=0
+    )
+    return moved
 
 
 def regrid(grid: Grid, spacing_mm: tuple[float, float, float]) -> Grid:

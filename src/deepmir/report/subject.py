@@ -1,17 +1,14 @@
 """The page of one person: one HTML file that needs no network and prints well."""
 
 from dataclasses import dataclass
-from functools import cache
-
-import jinja2
 
 from deepmir.config import as_dict
-from deepmir.evaluation import tables
 from deepmir.lesions import Lesion
 from deepmir.preprocessing.register import Alignment
 from deepmir.report import wording
 from deepmir.report.findings import FIELD_MM, anchor_voxels, finding_picture, locator, overview
 from deepmir.report.layers import Layer, layers
+from deepmir.report.pages import template
 from deepmir.report.picture import Picture
 from deepmir.report.quality import brain_picture, registration_picture
 from deepmir.report.view import SubjectView
@@ -62,7 +59,7 @@ def render_subject(view: SubjectView) -> str:
     """
     shown = layers(view)
     reference = _layer_of(view.scans.reference, shown)
-    return _template("subject.html.j2").render(
+    return template("subject.html.j2").render(
         view=view,
         record=view.provenance,
         reference=reference,
@@ -99,34 +96,3 @@ def _pictures(view: SubjectView, shown: tuple[Layer, ...], reference: Layer) -> 
 
 def _layer_of(volume: Volume, shown: tuple[Layer, ...]) -> Layer:
     return next(layer for layer in shown if layer.volume is volume)
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("deepmir.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        fixed=wording.fixed,
-        signed=wording.signed,
-        percent=wording.percent,
-        count=wording.count,
-        coordinates=wording.coordinates,
-        lesion_title=wording.lesion_title,
-    )
-    environment.globals.update(
-        detection_head=tables.DETECTION_HEAD,
-        detection_rows=tables.detection_rows,
-        confusion_head=tables.CONFUSION_HEAD,
-        confusion_rows=tables.confusion_rows,
-        rule_text=tables.rule_text,
-    )
-    return environment
-
-
-def _template(name: str) -> jinja2.Template:
-    return _environment().get_template(name)

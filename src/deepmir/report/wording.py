@@ -83,6 +83,17 @@ def lesion_title(lesion: Lesion) -> str:
     return f"{lesion.certainty.value.capitalize()} {NOUNS[lesion.finding][0]}"
 
 
+def capitalize_first(text: str) -> str:
+    """Begin a sentence with a capital and leave the rest, such as CMB, as it is.
+
+    Examples
+    --------
+    >>> capitalize_first("matching CMB")
+    'Matching CMB'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def coordinates(place: tuple[float, float, float], digits: int = 1) -> str:
     """Three numbers, with true minus signs.
 
