@@ -31,8 +31,10 @@ def test_everyone_is_tested_once_and_no_group_is_split(values, n_folds, seed, me
     plan = plan_folds(persons, n_folds=n_folds, seed=seed)
     assert sorted(name for fold in plan.folds for name in fold.test) == sorted(groups)
     for fold in plan.folds:
-        roles = [{groups[name] for name in role} for role in (fold.train, fold.validation, fold.test)]
-        assert not (roles[0] & roles[1] or roles[0] & roles[2] or roles[1] & roles[2])
+        roles = [
+            {groups[name] for name in role} for role in (fold.train, fold.validation, fold.test)
+        ]
+        assert sum(map(len, roles)) == len(set.union(*roles))
         assert all(roles)
         assert len(fold.train) + len(fold.validation) + len(fold.test) == len(persons)
 

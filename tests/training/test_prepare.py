@@ -88,7 +88,7 @@ def test_a_damaged_case_is_refused(study, tiny_weights, tmp_path):
     others = ["02", "03", "04", "05", "06"]
     cases, _ = prepare_study(study, tmp_path / "cases", tiny_weights, exclude=others)
     (cases["sub-01"].folder / "case.json").write_text(json.dumps({"plan": {}}))
-    with pytest.raises(InputError, match="prepared case .*sub-01.* is damaged"):
+    with pytest.raises(InputError, match=r"prepared case .*sub-01.* is damaged"):
         prepare_study(study, tmp_path / "cases", tiny_weights, exclude=others)
 
 
@@ -98,7 +98,9 @@ def test_a_lesion_outside_the_brain_is_noted(study, tiny_weights, tmp_path):
     values = np.zeros(image.shape, np.uint8)
     values[0, 0, 0] = 1
     nib.Nifti1Image(values, image.affine).to_filename(path)
-    cases, _ = prepare_study(study, tmp_path / "c", tiny_weights, exclude=["01", "02", "03", "04", "05"])
+    cases, _ = prepare_study(
+        study, tmp_path / "c", tiny_weights, exclude=["01", "02", "03", "04", "05"]
+    )
     stored = json.loads((cases["sub-06"].folder / "case.json").read_text())
     assert stored["lesions_outside_brain"] == 1
 

@@ -180,5 +180,3 @@ def test_validation_gives_loss_and_lesion_scores(task):
         scores = task.validate(task.build().eval(), torch.device("cpu"))
     assert set(scores) == {"loss", "CMB F1", "IRON F1"}
     assert 0 < scores["loss"] < 5
-
-

@@ -110,7 +110,7 @@ def run(
     trained on: all persons at once (OUT/weights is then a folder for `segment --weights`), or
     by --folds with a label map of every person from a network that never saw that person.
     """
-    recipes, training = _training_part()
+    recipes, training = training_part()
     plan = _with_tensorboard(recipes.read_recipe(recipe), tensorboard)
     how = training.RunOptions(
         minutes=minutes, steps=steps, resume=resume, threads=threads, device=device or "auto"
@@ -181,7 +181,14 @@ def _with_tensorboard(recipe: Any, wanted: bool) -> Any:  # noqa: ANN401, FBT001
     return replace(recipe, schedule=replace(recipe.schedule, tensorboard=True))
 
 
-def _training_part() -> tuple[ModuleType, ModuleType]:
+def training_part() -> tuple[ModuleType, ModuleType]:
+    """Import the recipes and the functions of training.
+
+    Raises
+    ------
+    MissingPartError
+        If the part `train` is not installed.
+    """
     try:
         from deepmir.training import recipes
         from deepmir.training import run as training

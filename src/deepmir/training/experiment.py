@@ -70,6 +70,8 @@ class Experiment:
     labelled: tuple[Finding, ...]
     init: Path | None = None
     mix: Mix | None = None
+    shown: Present | None = None
+    """Contrasts that the findings part is shown to predict; None: all that a person has."""
 
     def folders(self, names: Sequence[str]) -> tuple[Path, ...]:
         """Folders of the prepared cases of some persons."""
@@ -208,7 +210,6 @@ def predict_person(
     *,
     thresholds: Thresholds,
     device: torch.device,
-    present: Present | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Label map of one person on the scan's RAS+ grid.
 
@@ -216,8 +217,6 @@ def predict_person(
     ----------
     thresholds : dict
         Least peak probability of each finding; the slices part has none.
-    present : tuple of bool, optional
-        Contrasts that the findings part is shown; by default all that the person has.
     """
     recipe = experiment.recipe
     if recipe.part == "slices":
@@ -228,7 +227,7 @@ def predict_person(
         on_scan = case.to_scan(one_hot)
         nearest = np.where(on_scan.max(axis=0) >= 0.5, on_scan.argmax(axis=0) + 1, 0)
         return nearest.astype(np.uint8)
-    shown = case.person.present if present is None else present
+    shown = experiment.shown or case.person.present
     probabilities = predict_patches(network, case.folder, present=shown, device=device)
     labels = findings_of(case.to_scan(probabilities), thresholds)
     labels[~np.isin(labels, experiment.labelled)] = 0

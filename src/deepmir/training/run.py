@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deepmir.config import Config
-from deepmir.errors import ConfigError
+from deepmir.errors import ConfigError, InputError
 from deepmir.io.atomic import write_text
 from deepmir.model.weights import RELEASED, Weights, load_weights
 from deepmir.training.anatomy_task import AnatomyTask
@@ -28,8 +28,9 @@ from deepmir.training.export import initial_state
 from deepmir.training.export_tuned import export_tuned
 from deepmir.training.findings_task import FindingsTask
 from deepmir.training.fit import FitResult, RunOptions, choose_device, fit, result_checkpoint
-from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, settle_plan
+from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, settle_plan
 from deepmir.training.labelled_task import Mix
+from deepmir.training.nnunet import NnunetNames, export_nnunet
 from deepmir.training.recipes import Recipe, recipe_as_dict
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "RunOptions",
     "StudyOptions",
     "ending_text",
+    "export_study",
     "init_folder",
     "is_bids",
     "train",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 CASES_NAME = "cases"
+EXPORT_CASES_NAME = "deepmir-cases"  # nnU-Net takes any Dataset* beside its own for another one
 WEIGHTS_NAME = "weights"
 RECIPE_NAME = "recipe.json"
 
@@ -204,6 +207,49 @@ def export_result(
         thresholds=validated_thresholds(experiment, fold, network, device=device),
         persons=(len(fold.train), len(fold.validation)),
     )
+
+
+def export_study(
+    choice: DataChoice,
+    out: Path,
+    *,
+    names: tuple[int, str],
+    folds: Path | None,
+    study: StudyOptions,
+    progress: Progress,
+) -> Path:
+    """Write a study as an nnU-Net raw data set, and return its folder.
+
+    Parameters
+    ----------
+    names : tuple of int and str
+        Number and name of the data set.
+    folds : Path or None
+        Folds that `deepmir train` wrote.
+
+    Raises
+    ------
+    InputError, GeometryError
+        If something is wrong with the data or the folds, or they are of other persons.
+    ConfigError, OutputError
+        As :func:`deepmir.training.nnunet.export_nnunet`.
+    """
+    called = NnunetNames(number=names[0], name=names[1])
+    plan = None if folds is None else read_plan(folds)
+    weights = load_weights(study.weights)
+    cases, labelled = prepare_data(
+        choice,
+        study.cases or out / EXPORT_CASES_NAME,
+        weights=weights,
+        config=study.config,
+        progress=progress,
+    )
+    if plan is not None and plan.groups.keys() != cases.keys():
+        raise InputError(
+            f"the folds in {folds} are of {len(plan.groups)} persons, the data has {len(cases)}, "
+            "and they are not the same; give the same --data, --labels and --exclude as to train"
+        )
+    return export_nnunet(cases, plan, out, names=called, labelled=labelled)
 
 
 def ending_text(result: CrossValidation | FitResult, out: Path) -> str:
