@@ -43,13 +43,13 @@ strides = [[1, 1, 1], [2, 2, 1]]
 kernels = [[3, 3, 3], [3, 3, 3]]
 norm = "batch"
 [optimisation]
-steps = 200
+steps = 120
 batch_size = 4
 learning_rate = 1e-2
 warmup_steps = 10
 ema_decay = 0.9
 [schedule]
-validate_every = 200
+validate_every = 120
 [findings]
 shape = [16, 16, 8]
 subsets = [["swi+Chimap", 1.0]]
@@ -158,7 +158,7 @@ def test_a_few_persons_of_a_shifted_site_make_the_network_better_there(tmp_path)
     weights = release(tmp_path / "first" / CHECKPOINT_NAME, tmp_path / "released")
 
     there = experiment_of(
-        site(tmp_path / "b", shifted=True, persons=5), steps=100, learning_rate=3e-3
+        site(tmp_path / "b", shifted=True, persons=5), steps=70, learning_rate=3e-3
     )
     there = replace(there, init=weights)
     names = tuple(there.cases)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,8 +65,12 @@ def run(
     group_by: options.GroupBy = "auto",
     exclude: options.Exclude = None,
     labelled: Annotated[
-        list[Literal["CMB", "IRON", "CALCIFICATION"]] | None,
-        typer.Option(help="Finding that the raters marked; repeat. Default: those that occur."),
+        list[str] | None,
+        typer.Option(
+            metavar="FINDING",
+            help="CMB, IRON or CALCIFICATION, where the raters marked it; repeat. Default: the "
+            "findings that occur.",
+        ),
     ] = None,
     init: Annotated[
         str | None,
@@ -144,12 +148,15 @@ def run(
     print(training.ending_text(result, out))
 
 
-def _findings(
-    names: list[Literal["CMB", "IRON", "CALCIFICATION"]] | None,
-) -> "tuple[Finding, ...] | None":
+def _findings(names: list[str] | None) -> "tuple[Finding, ...] | None":
     from deepmir.labels import Finding
 
-    return None if not names else tuple(sorted(Finding[name] for name in names))
+    unknown = sorted(set(names or ()) - set(Finding.__members__))
+    if unknown:
+        raise ConfigError(
+            f"--labelled is {', '.join(unknown)}; wanted {', '.join(Finding.__members__)}"
+        )
+    return tuple(sorted(Finding[name] for name in names)) if names else None
 
 
 def _fold_count(folds: str | None, fold: int | None) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -241,7 +241,7 @@ def _svg(figure: Figure) -> str:
     """Return a figure as SVG that can stand inside a page."""
     FigureCanvasSVG(figure)
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "deepmir"}):  # the same figure, the same bytes
+    with mpl.rc_context({"svg.hashsalt": "deepmir"}):  # the same figure, the same bytes
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -122,7 +122,8 @@ class StudyOptions:
     cases: Path | None = None
     """Where prepared cases lie; None: in the output folder."""
     weights: Path | None = None
-    """Weights folder whose anatomy part prepares the scans; None: the released one."""
+    """Weights folder whose anatomy part prepares the scans; None: that of `init`, else the
+    released one."""
     config: Config = field(default_factory=Config)
     """How scans are prepared."""
 
