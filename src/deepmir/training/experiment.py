@@ -19,7 +19,7 @@ from deepmir.io.bids import DatasetKind, write_dataset_files
 from deepmir.io.nifti import read_volume, write_map
 from deepmir.labels import Finding
 from deepmir.model.unet import UNet, build_network
-from deepmir.model.weights import Weights
+from deepmir.model.weights import Weights, load_weights
 from deepmir.segmentation import findings_of
 from deepmir.training.dataset import LABELS_ENDING, LabelledPerson, list_persons, summary_text
 from deepmir.training.export import initial_state
@@ -192,7 +192,14 @@ def read_network(checkpoint: Path, *, device: torch.device) -> UNet:
 def validated_thresholds(
     experiment: Experiment, fold: Fold, network: UNet, *, device: torch.device
 ) -> Thresholds:
-    """Thresholds of a trained findings part, from whole scans of the validation persons."""
+    """Thresholds of a trained findings part, from whole scans of the validation persons.
+
+    A finding of which these have few lesions keeps the threshold of the weights that training
+    began with, or 0.5.
+    """
+    before = dict.fromkeys(Finding, _UNTUNED_THRESHOLD)
+    if experiment.init is not None:
+        before = load_weights(experiment.init).thresholds
     scans = (
         (
             predict_patches(network, case.folder, present=case.person.present, device=device),
@@ -200,7 +207,7 @@ def validated_thresholds(
         )
         for case in (experiment.cases[name] for name in fold.validation)
     )
-    return choose_thresholds(scans, dict.fromkeys(Finding, _UNTUNED_THRESHOLD))
+    return choose_thresholds(scans, before)
 
 
 def predict_person(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deepmir.config import Config
-from deepmir.errors import ConfigError, InputError
+from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.io.atomic import write_text
 from deepmir.model.weights import RELEASED, Weights, load_weights
 from deepmir.training.anatomy_task import AnatomyTask
@@ -156,8 +156,8 @@ def train_on_study(
     experiment = Experiment(
         recipe=recipe, cases=cases, labelled=labelled, init=study.init, mix=study.mix
     )
-    write_text(out / RECIPE_NAME, json.dumps(recipe_as_dict(recipe), indent=1) + "\n")
     given = options or RunOptions()
+    _settle_recipe(recipe, out / RECIPE_NAME, resume=given.resume)
     if study.n_folds is None:
         return _train_once(experiment, out, weights, study=study, options=given, progress=progress)
     summaries = [case.summary for case in cases.values()]
@@ -168,6 +168,19 @@ def train_on_study(
     folds = range(1, len(plan.folds) + 1) if study.fold is None else (study.fold,)
     runs = [(seed, fold) for seed in seeds for fold in folds]
     return cross_validate(experiment, plan, out, runs=runs, options=given, progress=progress)
+
+
+def _settle_recipe(recipe: Recipe, record: Path, *, resume: bool) -> None:
+    """Write the recipe down; refuse to go on with another one than the runs began with."""
+    now = recipe_as_dict(recipe)
+    now["schedule"].pop("tensorboard")  # changes nothing that is learned
+    text = json.dumps(now, indent=1) + "\n"
+    if resume and record.exists() and record.read_text(encoding="utf-8") != text:
+        raise TrainingError(
+            f"the runs in {record.parent} began with another recipe (see {record.name} there); "
+            "give a fresh --out, or --no-resume to start anew"
+        )
+    write_text(record, text)
 
 
 def _train_once(
