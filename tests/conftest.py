@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,57 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def phantom_person() -> Callable[..., Any]:
     """Maker of scans that the tiny network segments exactly: see ``phantom_person.py``."""
     return load_test_module("phantom_person").phantom_person
+
+
+@pytest.fixture(scope="session")
+def whole_study(tmp_path_factory: pytest.TempPathFactory, phantom_person) -> Path:
+    """BIDS data set of six phantoms with label maps: see ``study_data.py``; not to be changed."""
+    write_study = load_test_module("study_data").write_study
+    return write_study(tmp_path_factory.mktemp("study") / "data", phantom_person)
+
+
+@pytest.fixture
+def study(whole_study: Path, tmp_path: Path) -> Path:
+    """Copy of the study, to spoil."""
+    return Path(shutil.copytree(whole_study, tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def fast_config() -> Any:
+    """Give settings that prepare a phantom in a second."""
+    from deepmir.config import Config, PreprocessConfig  # noqa: PLC0415
+
+    return Config(preprocess=PreprocessConfig(bias_correction=False, register_t2w=False))
+
+
+@pytest.fixture(scope="session")
+def prepared_study(
+    whole_study: Path, tiny_weights: Path, fast_config, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Prepare the study; give its cases by the person's name, not to be changed."""
+    from deepmir.model.weights import load_weights  # noqa: PLC0415
+    from deepmir.training.experiment import DataChoice, prepare_data  # noqa: PLC0415 - needs torch
+
+    cases, _ = prepare_data(
+        DataChoice(data=whole_study),
+        tmp_path_factory.mktemp("prepared"),
+        weights=load_weights(tiny_weights),
+        config=fast_config,
+        progress=lambda _: None,
+    )
+    return cases
+
+
+@pytest.fixture(scope="session")
+def paper_text() -> str:
+    """Tiny recipe of the slices part, as TOML."""
+    return load_test_module("study_data").PAPER_TEXT
+
+
+@pytest.fixture(scope="session")
+def patch_text() -> str:
+    """Tiny recipe of the findings part, as TOML."""
+    return load_test_module("study_data").PATCH_TEXT
 
 
 def load_test_module(name: str) -> ModuleType:

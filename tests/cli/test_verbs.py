@@ -15,7 +15,9 @@ from deepmir.evaluation.rules import RULES
 from deepmir.io.bids import SubjectOutputs, raw_scan
 from deepmir.model.weights import load_weights
 
-VERBS = ("segment", "measure", "demo", "simulate", "evaluate", "train", "info")
+VERBS = (
+    "segment", "measure", "demo", "simulate", "evaluate", "train", "export-nnunet", "study", "info",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deepmir.model.losses import IGNORE, FindingsLoss, anatomy_loss, findings_loss
+from deepmir.model.losses import (
+    IGNORE,
+    FindingsLoss,
+    anatomy_loss,
+    findings_loss,
+    multi_class_loss,
+    single_class_loss,
+)
 
 CE_ONLY = FindingsLoss(dice_weight=0.0)
 
@@ -109,3 +116,56 @@ def test_a_view_without_paired_regions_has_no_side():
     nowhere = torch.zeros((1, 2, 2, 2), dtype=torch.bool)
     logits = torch.cat([sure_logits(target, 3), torch.zeros((1, 1, 2, 2, 2))], dim=1)
     assert float(anatomy_loss(logits, target, right=nowhere, paired=nowhere)) < 1e-5
+
+
+# ---- the paper's losses --------------------------------------------------------------------
+
+
+def slices_target():
+    """Target (2, 6, 5) with some of each class."""
+    return torch.randint(0, 3, (2, 6, 5), generator=torch.Generator().manual_seed(4))
+
+
+def test_multi_class_is_torchs_cross_entropy():
+    target = slices_target()
+    logits = torch.randn((2, 3, 6, 5), generator=torch.Generator().manual_seed(5))
+    expected = functional.cross_entropy(logits, target).item()
+    assert multi_class_loss(logits, target).item() == pytest.approx(expected, rel=1e-5)
+    target[0, 0, 0] = IGNORE
+    expected = functional.cross_entropy(logits, target, ignore_index=IGNORE).item()
+    assert multi_class_loss(logits, target).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_negative_logits_have_a_gradient():
+    """A ReLU before the softmax, as in the paper's code, would have none."""
+    logits = torch.full((1, 3, 2, 2), -1.0, requires_grad=True)
+    multi_class_loss(logits, torch.ones((1, 2, 2), dtype=torch.long)).backward()
+    assert (logits.grad != 0).all()
+
+
+def test_single_class_is_cross_entropy_and_overlap_by_hand():
+    target = (slices_target() == 1).long()
+    logits = torch.randn((2, 1, 6, 5), generator=torch.Generator().manual_seed(6))
+    p = torch.sigmoid(logits[:, 0])
+    overlap = (p * target).sum()
+    union = p.sum() + target.sum() - overlap
+    cross_entropy = functional.binary_cross_entropy(p, target.float())
+    expected = cross_entropy + 1 - (overlap + 1) / (union + 1)
+    assert single_class_loss(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_single_class_of_a_perfect_or_an_empty_batch_costs_nothing():
+    target = (slices_target() == 1).long()
+    assert single_class_loss(40.0 * (2 * target[:, None] - 1).float(), target).item() < 1e-4
+    empty = torch.zeros_like(target)
+    assert single_class_loss(torch.full((2, 1, 6, 5), -40.0), empty).item() < 1e-4
+
+
+def test_ignored_pixels_do_not_count_in_single_class():
+    target = torch.zeros((1, 2, 2), dtype=torch.long)
+    target[0, 0, 0] = IGNORE
+    logits = torch.full((1, 1, 2, 2), -40.0)
+    logits[0, 0, 0, 0] = 40.0
+    assert single_class_loss(logits, target).item() < 1e-4
+    target[:] = IGNORE
+    assert single_class_loss(logits, target).item() == 0

@@ -13,6 +13,7 @@ from deepmir.model.unet import (
     build_findings_network,
     build_network,
     findings_spec,
+    paper_spec,
     released_spec,
     released_state,
     spec_from_json,
@@ -34,6 +35,24 @@ def test_anatomy_has_6_levels_and_goes_down_by_32():
     with torch.inference_mode():
         logits = build_anatomy_network(spec).eval()(torch.rand((1, 6, 64, 32, 32)))
     assert logits.shape == (1, 19, 64, 32, 32)
+
+
+def test_the_papers_network_has_6_levels_on_slices_and_31_million_weights():
+    network = build_network(paper_spec(in_channels=3, out_channels=3))
+    assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(31.1e6, rel=1e-3)
+    assert network.spec.multiple == (32, 32, 1)
+    names = [type(module).__name__ for module in network.modules()]
+    assert names.count("MaxPool2d") == names.count("ConvTranspose2d") == 5
+    assert names.count("BatchNorm2d") == 2 * 11
+    assert "LeakyReLU" not in names
+    small = build_network(replace(network.spec, filters=(2, 2, 2, 2, 2, 3))).eval()
+    with torch.inference_mode():
+        assert small(torch.zeros((2, 3, 64, 32))).shape == (2, 3, 64, 32)
+
+
+def test_a_network_on_slices_must_not_reach_along_k():
+    with pytest.raises(ConfigError, match="works on slices"):
+        build_network(replace(findings_spec((2, 2)), dimensions=2))
 
 
 def test_findings_start_rare():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 from dataclasses import replace
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from deepmir.errors import TrainingError
+from deepmir.errors import ConfigError, TrainingError
 from deepmir.model.losses import FindingsLoss, findings_loss
 from deepmir.model.unet import UNetSpec, build_network, findings_spec
 from deepmir.training.fit import (
+    BEST_NAME,
     CHECKPOINT_NAME,
     LOG_NAME,
     UNUSABLE_STEPS_ALLOWED,
@@ -23,6 +25,7 @@ from deepmir.training.fit import (
     fit,
     learning_rate,
     read_checkpoint,
+    result_checkpoint,
     update_ema,
 )
 from deepmir.training.recipes import OptimisationConfig, Recipe, ScheduleConfig
@@ -205,6 +208,153 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
 def test_nothing_half_written_is_left(tmp_path):
     run(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT_NAME, LOG_NAME]
+
+
+def failing(error, at=3):
+    """Return a task whose batch of one step cannot be made."""
+
+    def fail(step):
+        if step == at:
+            raise error
+
+    return TinyTask(after_batch=fail)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_is_one_message_and_the_next_call_goes_on(tmp_path, error):
+    with pytest.raises(TrainingError, match=r"out of memory: take a smaller.*last.pt holds"):
+        run(tmp_path / "parts", failing(error), recipe(checkpoint_every=1))
+    assert read_checkpoint(tmp_path / "parts" / CHECKPOINT_NAME).step == 3
+    assert run(tmp_path / "parts").finished
+    run(tmp_path / "whole")
+    assert torch.equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_out_of_memory_in_the_first_step_leaves_a_checkpoint_too(tmp_path):
+    with pytest.raises(TrainingError, match="out of memory"):
+        run(tmp_path, failing(MemoryError(), at=0))
+    assert read_checkpoint(tmp_path / CHECKPOINT_NAME).step == 0
+
+
+def test_other_runtime_errors_are_not_called_out_of_memory(tmp_path):
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(tmp_path, failing(RuntimeError("a bug")))
+
+
+@pytest.fixture
+def small_files():
+    """Set a limit to the size of files, so that writing ends as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_message_and_keeps_the_last_checkpoint(tmp_path, small_files):
+    run(tmp_path, minutes=0)
+    task = TinyTask(after_batch=lambda step: small_files(4000) if step == 3 else None)
+    with pytest.raises(
+        TrainingError, match=r"cannot write .*last.pt at step 8.*free space"
+    ) as told:
+        run(tmp_path, task)
+    small_files(resource.RLIM_INFINITY)
+    assert "holds the last good weights" in str(told.value)
+    assert read_checkpoint(tmp_path / CHECKPOINT_NAME).step == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT_NAME, LOG_NAME]
+    assert run(tmp_path).finished
+
+
+def test_a_disk_that_is_full_from_the_start_is_found_before_the_first_step(tmp_path, small_files):
+    small_files(4000)
+    with pytest.raises(TrainingError, match=r"at step 0: .*nothing was trained yet"):
+        run(tmp_path)
+
+
+def test_a_log_that_cannot_be_written_is_told(tmp_path, small_files):
+    run(tmp_path, minutes=0)
+    (tmp_path / LOG_NAME).write_text(" " * 5000)
+    task = TinyTask(after_batch=lambda step: small_files(4000) if step == 1 else None)
+    with pytest.raises(TrainingError, match="cannot go on in"):
+        run(tmp_path, task)
+
+
+# ---- the best weights ----------------------------------------------------------------------
+
+
+def rising(*scores, name="F1"):
+    """Return a task whose validation scores are given beforehand."""
+    left, task = list(scores), TinyTask()
+    task.validate = lambda _network, _device: {name: left.pop(0)}
+    return task
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "best"),
+    [("F1", [0.2, 0.7, 0.7, 0.3], 4), ("a loss", [0.9, 0.4, 0.3, 0.5], 6)],
+)
+def test_the_best_weights_are_kept_beside_the_last(tmp_path, name, scores, best):
+    task = rising(*scores, name=name)
+    plan = recipe(validate_every=2, best_by=name)
+    run(tmp_path, task, plan)
+    assert result_checkpoint(tmp_path, plan) == tmp_path / BEST_NAME
+    assert read_checkpoint(tmp_path / BEST_NAME).step == best
+    assert read_checkpoint(tmp_path / CHECKPOINT_NAME).step == 8
+
+
+def test_a_resumed_run_remembers_its_best(tmp_path):
+    plan = recipe(validate_every=2, best_by="F1")
+    task = rising(0.9)
+    task.after_batch = lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == 2 else None
+    assert run(tmp_path, task, plan).step == 3
+    run(tmp_path, rising(0.5, 0.6, 0.7), plan)
+    assert read_checkpoint(tmp_path / BEST_NAME).step == 2
+    run(tmp_path, rising(0.1, 0.2, 0.3, 0.1), plan, resume=False)
+    assert read_checkpoint(tmp_path / BEST_NAME).step == 6
+
+
+def test_a_score_that_no_validation_gives_is_refused(tmp_path):
+    plan = recipe(best_by="luck")
+    run(tmp_path, plan=plan)
+    with pytest.raises(TrainingError, match=r"gave the score 'luck'"):
+        result_checkpoint(tmp_path, plan)
+    assert result_checkpoint(tmp_path, recipe()) == tmp_path / CHECKPOINT_NAME
+
+
+def test_progress_says_loss_scores_and_the_time_left(tmp_path):
+    lines = []
+    fit(TinyTask(), recipe(), tmp_path, options=RunOptions(), progress=lines.append)
+    assert lines[0] == "tiny: step 0 of 8 on cpu"
+    assert lines[1].startswith("step 2 of 8: loss ")
+    assert lines[1].endswith(" s left")
+    assert lines[3].startswith("step 4: hit ")
+
+
+def test_tensorboard_files_are_written_where_asked(tmp_path):
+    run(tmp_path, plan=recipe(tensorboard=True))
+    files = list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert len(files) == 1
+    assert files[0].stat().st_size > 200
+
+
+def test_a_recipe_without_a_length_is_refused(tmp_path):
+    plan = recipe()
+    endless = replace(plan, optimisation=replace(plan.optimisation, steps=None))
+    with pytest.raises(ConfigError, match=r"has no optimisation.steps; pass --steps"):
+        run(tmp_path, plan=endless)
+
+
+def test_a_constant_rate_stays():
+    config = OptimisationConfig(
+        steps=50, batch_size=1, learning_rate=0.5, warmup_steps=2, decay="constant"
+    )
+    rates = [learning_rate(step, config, steps=50) for step in (0, 1, 2, 30, 60)]
+    assert rates == [0.25, 0.5, 0.5, 0.5, 0.5]
 
 
 def test_the_learning_rate_never_leaves_its_range():

@@ -3,12 +3,15 @@
 import pytest
 
 from deepmir.errors import ConfigError
+from deepmir.labels import Finding
+from deepmir.model.unet import paper_spec
 from deepmir.training.recipes import (
     parse_recipe,
     read_recipe,
     recipe_as_json,
     recipe_from_json,
     recipe_names,
+    with_slices,
 )
 
 TEXT = """
@@ -28,8 +31,80 @@ learning_rate = 0.1
 """
 
 
-def test_the_released_recipes_come_along():
-    assert recipe_names() == ("release-anatomy", "release-findings", "release-findings-hard")
+def test_these_recipes_come_along():
+    assert set(recipe_names()) >= {
+        "fine-tune", "paper-multi", "paper-single", "release-anatomy", "release-findings",
+        "release-findings-hard",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_that_comes_along_is_sound(name):
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    assert recipe_from_json(recipe_as_json(recipe)) == recipe
+
+
+@pytest.mark.parametrize(("name", "findings"), [("paper-single", 1), ("paper-multi", 2)])
+def test_the_papers_recipes_are_as_published(name, findings):
+    recipe = read_recipe(name)
+    network, optimisation, slices = recipe.network, recipe.optimisation, recipe.slices
+    assert network == paper_spec(in_channels=3, out_channels=2 * findings - 1)
+    assert (optimisation.epochs, optimisation.batch_size) == (30, 8)
+    assert (optimisation.learning_rate, optimisation.decay) == (1e-3, "constant")
+    assert (optimisation.weight_decay, optimisation.ema_decay, optimisation.warmup_steps) == (
+        0,
+        0,
+        0,
+    )
+    assert (slices.size, slices.largest_turn_deg, slices.largest_shift) == (256, 178, 45)
+    assert recipe.schedule.best_by == "loss"
+    assert len(slices.findings) == findings
+
+
+SLICES = """
+name = "slices"
+part = "slices"
+[network]
+in_channels = 3
+out_channels = 3
+filters = [2, 3]
+strides = [[1, 1, 1], [2, 2, 1]]
+kernels = [[3, 3, 1], [3, 3, 1]]
+norm = "batch"
+dimensions = 2
+[optimisation]
+epochs = 5
+batch_size = 2
+learning_rate = 0.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("dimensions = 2", "", "set network.dimensions = 2"),
+        ("in_channels = 3", "in_channels = 2", "in_channels is 2 for the inputs"),
+        ("out_channels = 3", "out_channels = 1", "out_channels is 1, wanted 3"),
+        ("epochs = 5", "", "either optimisation.steps or optimisation.epochs"),
+        ("epochs = 5", "epochs = 5\nsteps = 5", "either optimisation.steps or"),
+        ("[optim", "[slices]\nsize = 255\n[optim", "slices.size is 255, wanted a multiple of 2"),
+        ("[optim", "[slices]\ninputs = ['CT']\n[optim", r"slices.inputs.0 = 'CT'"),
+        ("[optim", "[slices]\ncolour = 1\n[optim", "unknown setting slices.colour"),
+    ],
+)
+def test_mistakes_in_recipes_of_slices_are_named(old, new, message):
+    assert parse_recipe(SLICES, origin="here").optimisation.epochs == 5
+    with pytest.raises(ConfigError, match=f"here.*{message}"):
+        parse_recipe(SLICES.replace(old, new), origin="here")
+
+
+def test_inputs_and_findings_of_a_recipe_of_slices_can_be_others():
+    recipe = with_slices(read_recipe("paper-multi"), inputs=("swi",), findings=("IRON",))
+    assert (recipe.network.in_channels, recipe.network.out_channels) == (1, 1)
+    assert recipe.slices.classes == (Finding.IRON,)
+    with pytest.raises(ConfigError, match=r"slices\.findings"):
+        with_slices(read_recipe("paper-multi"), inputs=("swi",), findings=("TUMOUR",))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +146,7 @@ def test_a_recipe_is_read_from_a_file(tmp_path):
         ("steps = 5", "steps = 5\ncolour = 1", "unknown setting optimisation.colour"),
         ("steps = 5", "steps = 0", "optimisation.steps = 0"),
         ("steps = 5", "steps = ", "not TOML"),
+        ("steps = 5", "epochs = 5", "the findings part draws at random and has no epochs"),
         ('norm = "batch"', 'norm = "none"', "network.norm"),
         ('part = "findings"', 'part = "findings"\ntrain_heads = [1, 13]', r"\[13\] both train"),
     ],
@@ -81,7 +157,7 @@ def test_mistakes_are_named(old, new, message):
 
 
 def test_a_missing_recipe_names_those_there_are():
-    with pytest.raises(ConfigError, match="release-anatomy, release-findings"):
+    with pytest.raises(ConfigError, match="paper-single, release-anatomy"):
         read_recipe("release-everything")
 
 

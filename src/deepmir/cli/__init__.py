@@ -13,7 +13,17 @@ from collections.abc import Sequence
 
 import typer
 
-from deepmir.cli import demo, evaluate, info, measure, segment, simulate, train
+from deepmir.cli import (
+    demo,
+    evaluate,
+    export_nnunet,
+    info,
+    measure,
+    segment,
+    simulate,
+    study,
+    train,
+)
 from deepmir.errors import DeepmirError
 
 _FAILED, _WRONG_INPUT, _INTERRUPTED = 1, 2, 130
@@ -42,9 +52,9 @@ app = typer.Typer(
     ),
 )
 
-for _verb in (segment, measure, demo, simulate, evaluate, train, info):
+for _verb in (segment, measure, demo, simulate, evaluate, train, export_nnunet, study, info):
     app.command(
-        _verb.__name__.rpartition(".")[2],
+        _verb.__name__.rpartition(".")[2].replace("_", "-"),
         help=_reflow(_verb.run.__doc__ or ""),
         epilog=_verb.EXAMPLES,
     )(_verb.run)

@@ -64,6 +64,32 @@ WeightsFolder = Annotated[
         "--weights", metavar="FOLDER", help="Folder of another network than the released one."
     ),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder with the label maps (sub-*/anat/*_desc-findings_dseg.nii.gz). Default: the "
+        "only derivative of the data set that has some.",
+    ),
+]
+GroupBy = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|person|COLUMN",
+        help="Persons of one group are never split: a column of participants.tsv, such as family "
+        "or site; `auto`: the head that simulated persons share, else the person.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LABEL", help="Person to leave out, such as 01; repeat for several."),
+]
+Cases = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Where prepared scans are kept; by default in the output folder."
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace an earlier result of this person."),

@@ -1,18 +1,24 @@
-"""``deepmir train``: train one part of the network, or go on where it stopped."""
+"""``deepmir train``: train a network by a recipe, or go on where it stopped."""
 
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deepmir.cli import options
-from deepmir.errors import MissingPartError
+from deepmir.errors import ConfigError, MissingPartError
+
+if TYPE_CHECKING:
+    from deepmir.labels import Finding
 
 EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
-    "deepmir train --recipe release-findings --data cases --out runs/findings --minutes 60\n\n"
-    "deepmir train --recipe my_recipe.toml --data cases --out runs/mine --init weights-folder"
+    "deepmir train --recipe fine-tune --init released --data study --out runs/tuned\n\n"
+    "deepmir train --recipe paper-multi --data study --out runs/paper --folds 5\n\n"
+    "deepmir train --recipe paper-multi --data study --out runs/paper --folds 5 --fold 2\n\n"
+    "deepmir train --recipe my_recipe.toml --data study --out runs/mine --folds loo\n\n"
+    "deepmir train --recipe release-findings --data cases --out runs/findings --minutes 60"
 )
 
 
@@ -22,23 +28,66 @@ def run(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="`release-anatomy`, `release-findings`, or a TOML file with a recipe.",
+            help="`fine-tune`, `paper-multi`, `paper-single`, `release-findings`, "
+            "`release-anatomy`, or a TOML file with a recipe.",
         ),
     ],
     data: Annotated[
         Path,
         typer.Option(
             metavar="FOLDER",
-            help="Anatomies (for the anatomy part) or simulated cases (for the findings part).",
+            help="BIDS data set of scans with label maps in its derivatives; or a folder of "
+            "anatomies or of simulated cases.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Checkpoint and log; made when absent.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="Checkpoints, log, predictions, scores; made when absent."
+        ),
     ],
-    init: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Weights to start from, with a fresh optimizer."),
+    labels: options.Labels = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K|loo",
+            help="Cross-validation in K folds by person, or `loo` to leave out one at a time.",
+        ),
     ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=1, help="Run this fold alone; folds can run side by side."),
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Seed in place of the recipe's; repeat for several runs."),
+    ] = None,
+    group_by: options.GroupBy = "auto",
+    exclude: options.Exclude = None,
+    labelled: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FINDING",
+            help="CMB, IRON or CALCIFICATION, where the raters marked it; repeat. Default: the "
+            "findings that occur.",
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="released|FOLDER", help="Weights to start from, with a fresh optimizer."
+        ),
+    ] = None,
+    mix: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Simulated cases to draw from beside the study's own."),
+    ] = None,
+    mix_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the patches that come from --mix.")
+    ] = 0.5,
+    cases: options.Cases = None,
+    weights: options.WeightsFolder = None,
+    config: options.ConfigFile = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop after so long; the next call goes on.")
     ] = None,
@@ -50,42 +99,111 @@ def run(
     resume: Annotated[
         bool, typer.Option(help="Go on from the checkpoint in --out, if there is one.")
     ] = True,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Write TensorBoard files beside the log.")
+    ] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,  # noqa: ARG001 - read by main()
 ) -> None:
-    r"""Train one part of the network on simulated data; resumes.
+    r"""Train a network on a study's labelled scans, or on simulated data; resumes.
 
     Needs the part `train` (pip install 'deepmir\[train]'). Stopped by --minutes, Ctrl-C or the
     machine, the same command goes on from the last checkpoint and ends with the same weights.
+
+    A BIDS data set is checked before anything starts, prepared once as `segment` would, and
+    trained on: all persons at once (OUT/weights is then a folder for `segment --weights`), or
+    by --folds with a label map of every person from a network that never saw that person.
     """
-    fit, recipes, training = _training_part()
-    result = training.train(
-        recipes.read_recipe(recipe),
-        data,
-        out,
-        init=init,
-        options=fit.RunOptions(
-            minutes=minutes,
-            steps=steps,
-            resume=resume,
-            threads=threads,
-            device=device or "auto",
-        ),
-        progress=_ignore if quiet else _print_line,
+    recipes, training = training_part()
+    plan = _with_tensorboard(recipes.read_recipe(recipe), tensorboard)
+    how = training.RunOptions(
+        minutes=minutes, steps=steps, resume=resume, threads=threads, device=device or "auto"
     )
-    state = "finished" if result.finished else "stopped; the same command goes on"
-    print(f"step {result.step} of {result.steps}, {state}: {result.checkpoint}")
+    progress = _ignore if quiet else _print_line
+    start = training.init_folder(init)
+    if not training.is_bids(data):
+        _refuse_folds(folds, data)
+        result = training.train(plan, data, out, init=start, options=how, progress=progress)
+    else:
+        study = training.StudyOptions(
+            n_folds=_fold_count(folds, fold),
+            fold=fold,
+            seeds=tuple(seed or ()),
+            init=start,
+            mix=None if mix is None else training.Mix(mix, mix_share),
+            cases=cases,
+            weights=weights,
+            config=options.resolve_config(config, device=device),
+        )
+        choice = training.DataChoice(
+            data=data,
+            labels=labels,
+            group_by=group_by,
+            exclude=tuple(exclude or ()),
+            labelled=_findings(labelled),
+        )
+        result = training.train_on_study(
+            plan, choice, out, study=study, options=how, progress=progress
+        )
+    print(training.ending_text(result, out))
 
 
-def _training_part() -> tuple[ModuleType, ModuleType, ModuleType]:
+def _findings(names: list[str] | None) -> "tuple[Finding, ...] | None":
+    from deepmir.labels import Finding
+
+    unknown = sorted(set(names or ()) - set(Finding.__members__))
+    if unknown:
+        raise ConfigError(
+            f"--labelled is {', '.join(unknown)}; wanted {', '.join(Finding.__members__)}"
+        )
+    return tuple(sorted(Finding[name] for name in names)) if names else None
+
+
+def _fold_count(folds: str | None, fold: int | None) -> int | None:
+    """Read --folds: None without, 0 for leave one out."""
+    if folds is None:
+        if fold is not None:
+            raise ConfigError("--fold names one of the folds of --folds; give that too")
+        return None
+    if folds == "loo":
+        return 0
+    if not folds.isdecimal() or int(folds) < 2:
+        raise ConfigError(f"--folds is {folds}; wanted 2 or more, or `loo`")
+    return int(folds)
+
+
+def _refuse_folds(folds: str | None, data: Path) -> None:
+    if folds is not None:
+        raise ConfigError(
+            f"--folds needs persons, and {data} is no BIDS data set (no sub-* folder); recipes on "
+            "simulated cases split by heads: train_heads and validation_heads"
+        )
+
+
+def _with_tensorboard(recipe: Any, wanted: bool) -> Any:  # noqa: ANN401, FBT001 - Recipe needs torch
+    from dataclasses import replace
+
+    if not wanted:
+        return recipe
+    return replace(recipe, schedule=replace(recipe.schedule, tensorboard=True))
+
+
+def training_part() -> tuple[ModuleType, ModuleType]:
+    """Import the recipes and the functions of training.
+
+    Raises
+    ------
+    MissingPartError
+        If the part `train` is not installed.
+    """
     try:
-        from deepmir.training import fit, recipes
+        from deepmir.training import recipes
         from deepmir.training import run as training
     except ModuleNotFoundError as error:
         raise MissingPartError(
             f"training needs {error.name}, which is not installed: pip install 'deepmir[train]'"
         ) from error
-    return fit, recipes, training
+    return recipes, training
 
 
 def _print_line(line: str) -> None:

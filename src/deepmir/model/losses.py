@@ -97,3 +97,42 @@ def _dice_loss(p: Tensor, classes: Tensor, *, first: int) -> Tensor:
     if not bool(present.any()):
         return p.sum() * 0
     return 1 - dice[first:][present].mean()
+
+
+# ---- the paper's losses (doi:10.1038/s41598-021-93427-x) -------------------------------------
+
+
+def single_class_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy plus 1 - soft intersection over union of the whole batch.
+
+    Parameters
+    ----------
+    logits : (B, 1, I, J) tensor
+    target : (B, I, J) integer tensor
+        1 where the finding is, 0 elsewhere, 255 ignored.
+    """
+    counts = target != IGNORE
+    logit, truth = logits[:, 0].float()[counts], target[counts].float()
+    if truth.numel() == 0:
+        return logits.sum() * 0
+    p = torch.sigmoid(logit)
+    overlap = (p * truth).sum()
+    union = p.sum() + truth.sum() - overlap
+    iou = (overlap + _IOU_SMOOTH) / (union + _IOU_SMOOTH)
+    return functional.binary_cross_entropy_with_logits(logit, truth) + 1 - iou
+
+
+def multi_class_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Unweighted cross-entropy of the classes; the logits are raw, without a ReLU before.
+
+    Parameters
+    ----------
+    logits : (B, C, I, J) tensor
+    target : (B, I, J) integer tensor
+        Class 0 to C - 1; 255 ignored.
+    """
+    log_p, classes = _flat(logits, target)
+    return _cross_entropy(log_p, classes, gamma=0.0, weights=None)
+
+
+_IOU_SMOOTH = 1.0  # a batch without the finding costs nothing when nothing is predicted

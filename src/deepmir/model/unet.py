@@ -2,9 +2,10 @@
 
     anatomy   6 levels, 2 mm, whole head, instance normalisation
     findings  4 levels, native grid, batch normalisation
+    slices    6 levels, 2-D slices, the paper's (doi:10.1038/s41598-021-93427-x)
 
-The paper's U-Net halves its grid five times on 2-D slices (doi:10.1038/s41598-021-93427-x);
-here a coarse deep network sees the whole head and a fine shallow one sees the lesions.
+The paper's U-Net halves its grid five times on slices; the released network is a coarse deep
+part that sees the whole head and a fine shallow one that sees the lesions.
 """
 
 import math
@@ -41,6 +42,11 @@ class UNetSpec:
     """Instance normalisation erases the absolute susceptibility of a window: see findings."""
     supervised_levels: int = 0
     """Coarser levels with an output of their own while training (Lee 2015, deep supervision)."""
+    dimensions: Literal[2, 3] = 3
+    """With 2, batches are (B, C, I, J), and the last number of strides and kernels is 1."""
+    activation: Literal["leakyrelu", "relu"] = "leakyrelu"
+    down: Literal["stride", "maxpool"] = "stride"
+    """How the grid is halved: a convolution that strides, or the largest of its voxels."""
 
     @property
     def levels(self) -> int:
@@ -56,9 +62,19 @@ class UNetSpec:
 
 @dataclass(frozen=True, slots=True)
 class _LevelShape:
-    kernel: Triple
-    stride: Triple
-    norm: tuple[str, dict[str, bool]]
+    kernel: tuple[int, ...]  # one number a dimension
+    stride: tuple[int, ...]
+    spec: UNetSpec
+
+    @property
+    def norm(self) -> tuple[str, dict[str, bool]]:
+        return self.spec.norm, {"affine": True}
+
+    @property
+    def activation(self) -> tuple[str, dict[str, bool | float]]:
+        if self.spec.activation == "relu":
+            return "relu", {"inplace": True}
+        return "leakyrelu", {"inplace": True, "negative_slope": 0.01}
 
 
 class UNet(nn.Module):
@@ -69,7 +85,7 @@ class UNet(nn.Module):
         check_spec(spec)
         self.spec = spec
         shapes = [
-            _LevelShape(kernel, stride, (spec.norm, {"affine": True}))
+            _LevelShape(kernel[: spec.dimensions], stride[: spec.dimensions], spec)
             for kernel, stride in zip(spec.kernels, spec.strides, strict=True)
         ]
         widths = (spec.in_channels, *spec.filters)
@@ -80,14 +96,14 @@ class UNet(nn.Module):
             _up(spec.filters[level], spec.filters[level - 1], shapes[level])
             for level in range(spec.levels - 1, 0, -1)
         )
-        self.head = UnetOutBlock(3, spec.filters[0], spec.out_channels)
+        self.head = UnetOutBlock(spec.dimensions, spec.filters[0], spec.out_channels)
         self.coarse_heads = nn.ModuleList(
-            UnetOutBlock(3, spec.filters[level + 1], spec.out_channels)
+            UnetOutBlock(spec.dimensions, spec.filters[level + 1], spec.out_channels)
             for level in range(spec.supervised_levels)
         )
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Logits (B, out_channels, I, J, K) of a batch (B, in_channels, I, J, K)."""
+        """Logits (B, out_channels, I, J, K) of a batch (B, in_channels, I, J, K); 2-D without K."""
         return cast(Tensor, self.head(self._decoded(batch)[0]))
 
     def forward_levels(self, batch: Tensor) -> tuple[Tensor, ...]:
@@ -114,16 +130,26 @@ class UNet(nn.Module):
 
 
 def _down(width_in: int, width_out: int, shape: _LevelShape) -> nn.Module:
-    return cast(
-        nn.Module, UnetBasicBlock(3, width_in, width_out, shape.kernel, shape.stride, shape.norm)
-    )
+    pooled = shape.spec.down == "maxpool" and max(shape.stride) > 1
+    stride = (1,) * len(shape.stride) if pooled else shape.stride
+    block = UnetBasicBlock(
+        shape.spec.dimensions, width_in, width_out, shape.kernel, stride, shape.norm,
+        act_name=shape.activation,
+    )  # fmt: skip
+    if not pooled:
+        return cast(nn.Module, block)
+    pool = {2: nn.MaxPool2d, 3: nn.MaxPool3d}[shape.spec.dimensions]
+    return nn.Sequential(pool(shape.stride), block)
 
 
 def _up(width_in: int, width_out: int, shape: _LevelShape) -> nn.Module:
     return cast(
         nn.Module,
-        UnetUpBlock(3, width_in, width_out, shape.kernel, 1, shape.stride, shape.norm),
-    )
+        UnetUpBlock(
+            shape.spec.dimensions, width_in, width_out, shape.kernel, 1, shape.stride, shape.norm,
+            act_name=shape.activation,
+        ),
+    )  # fmt: skip
 
 
 def check_spec(spec: UNetSpec) -> None:
@@ -132,7 +158,8 @@ def check_spec(spec: UNetSpec) -> None:
     Raises
     ------
     ConfigError
-        If there are not as many strides and kernels as filters, or the first level strides.
+        If there are not as many strides and kernels as filters, the first level strides, or a
+        network on slices reaches along K.
     """
     if not len(spec.filters) == len(spec.strides) == len(spec.kernels) >= 2:
         raise ConfigError(
@@ -147,6 +174,11 @@ def check_spec(spec: UNetSpec) -> None:
     if spec.strides[0] != (1, 1, 1):
         raise ConfigError(
             f"the first level keeps the grid: wanted (1, 1, 1), got {spec.strides[0]}"
+        )
+    if spec.dimensions == 2 and any(size[2] != 1 for size in (*spec.strides, *spec.kernels)):
+        raise ConfigError(
+            "a network of 2 dimensions works on slices: wanted strides and kernels whose last "
+            f"number is 1, got {spec.strides} and {spec.kernels}"
         )
 
 
@@ -176,6 +208,21 @@ def anatomy_spec(filters: tuple[int, ...] = (16, 32, 48, 64, 80, 96)) -> UNetSpe
         strides=((1, 1, 1), *[(2, 2, 2)] * (len(filters) - 1)),
         kernels=((3, 3, 3),) * len(filters),
         norm="instance",
+    )
+
+
+def paper_spec(*, in_channels: int, out_channels: int) -> UNetSpec:
+    """Spec of the paper's network: 2-D, six levels, pairs of convolution, batch norm and ReLU."""
+    return UNetSpec(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        filters=(32, 64, 128, 256, 512, 1024),
+        strides=((1, 1, 1), *[(2, 2, 1)] * 5),
+        kernels=((3, 3, 1),) * 6,
+        norm="batch",
+        dimensions=2,
+        activation="relu",
+        down="maxpool",
     )
 
 

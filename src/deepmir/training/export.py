@@ -94,7 +94,7 @@ def export_release(checkpoints: Mapping[Part, Path], out: Path, notes: ReleaseNo
     parts = [read_trained_part(part, path) for part, path in checkpoints.items()]
     for trained in parts:
         write_onnx(trained.network, out / ONNX_FILES[trained.part])
-    write_safetensors(parts, out / TRAINABLE_FILE)
+    write_safetensors({trained.part: trained.network for trained in parts}, out / TRAINABLE_FILE)
     (out / CARD_FILE).write_text(model_card(parts, notes), encoding="utf-8")
     scores = {**_all_scores(parts), **notes.validation}
     card = ModelCard(
@@ -188,15 +188,15 @@ def _store_half(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def write_safetensors(parts: list[TrainedPart], path: Path) -> None:
+def write_safetensors(networks: Mapping[Part, UNet], path: Path) -> None:
     """Write the weights of all parts in half precision, with their specs in the header."""
     tensors: State = {}
     header: dict[str, str] = {}
-    for trained in parts:
-        header[trained.part] = spec_to_json(trained.network.spec)
-        for name, value in trained.network.state_dict().items():
+    for part, network in networks.items():
+        header[part] = spec_to_json(network.spec)
+        for name, value in network.state_dict().items():
             stored = value.half() if value.dtype.is_floating_point else value
-            tensors[f"{trained.part}.{name}"] = stored.contiguous()
+            tensors[f"{part}.{name}"] = stored.contiguous()
     save_file(tensors, str(path), metadata=header)
     path.chmod(0o644)  # safetensors makes it readable by its owner only
 
@@ -271,6 +271,11 @@ def initial_state(folder: Path, recipe: Recipe) -> State:
     WeightsError
         If they cannot be read, or the recipe's network is another one.
     """
+    if recipe.part == "slices":
+        raise WeightsError(
+            f"recipe {recipe.name} is of the slices part, which no weights folder holds; train it "
+            "from the start, without --init"
+        )
     network = load_trainable(folder, recipe.part)
     if network.spec != released_spec(recipe.network):
         raise WeightsError(

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from deepmir.errors import InputError, TrainingError
-from deepmir.labels import Finding
-from deepmir.model.losses import IGNORE, FindingsLoss, findings_loss
+from deepmir.model.losses import FindingsLoss, findings_loss
 from deepmir.model.unet import UNet, build_findings_network
 from deepmir.training.fit import Batch
+from deepmir.training.lesion_scores import patch_scores
 from deepmir.training.patches import Patch, draw_patch, list_cases
 from deepmir.training.prefetch import Prefetch
 from deepmir.training.recipes import Recipe
@@ -52,17 +52,8 @@ class FindingsTask:
         return findings_loss(logits[0], batch.targets[0], self._loss)
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
-        """Dice of each finding over fixed patches of the validation heads; empty without any."""
-        overlap, size = np.zeros(4), np.zeros(4)
-        for batch in self.validation_batches:
-            target = batch.targets[0].long()
-            predicted = network(batch.inputs.to(device)).argmax(dim=1).cpu()
-            counts = target != IGNORE
-            for finding in Finding:
-                truth, found = (target == finding)[counts], (predicted == finding)[counts]
-                overlap[finding] += 2 * float((truth & found).sum())
-                size[finding] += float(truth.sum() + found.sum())
-        return {f.name: float(overlap[f] / max(size[f], 1)) for f in Finding if size[f] > 0}
+        """Dice and lesion-wise F1 over fixed patches of the validation heads; empty without any."""
+        return patch_scores(network, self.validation_batches, device)
 
     @cached_property
     def validation_batches(self) -> tuple[Batch, ...]:
@@ -75,7 +66,7 @@ class FindingsTask:
         for number in range(_VALIDATION_BATCHES):
             rng = np.random.default_rng([_VALIDATION_SEED, number])
             patches = [draw_patch(self._folder, names, rng, sampling=sampling) for _ in range(4)]
-            made.append(_as_batch(patches))
+            made.append(as_batch(patches))
         return tuple(made)
 
     def close(self) -> None:
@@ -90,7 +81,7 @@ class FindingsTask:
             draw_patch(self._folder, names, rng, sampling=recipe.findings)
             for _ in range(recipe.optimisation.batch_size)
         ]
-        return _as_batch(patches)
+        return as_batch(patches)
 
 
 class CaseBlocks:
@@ -139,6 +130,7 @@ def _write_blocks(record: Path, blocks: Mapping[str, tuple[str, ...]]) -> None:
     temporary.replace(record)
 
 
-def _as_batch(patches: list[Patch]) -> Batch:
+def as_batch(patches: list[Patch]) -> Batch:
+    """Stack patches into one batch."""
     inputs = torch.from_numpy(np.stack([patch.inputs for patch in patches]))
     return Batch(inputs, (torch.from_numpy(np.stack([patch.target for patch in patches])),))

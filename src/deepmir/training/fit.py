@@ -3,7 +3,8 @@
     task.batch(step) ─▶ loss ─▶ gradients ─▶ weights ─▶ moving average ─▶ log, validate, save
 
 A batch is a pure function of (seed, step), never of the clock, so a run that was stopped and
-resumed ends with the same weights as one that was not.
+resumed ends with the same weights as one that was not. Whatever ends a run early (a signal, the
+time, a full disk, too little memory, a loss that is no number) leaves a checkpoint to go on from.
 """
 
 import ctypes
@@ -13,8 +14,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,11 +25,13 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from deepmir.errors import TrainingError
+from deepmir.errors import ConfigError, TrainingError
 from deepmir.model.unet import UNet, UNetSpec, spec_from_json, spec_to_json
 from deepmir.training.recipes import OptimisationConfig, Recipe, recipe_as_json, recipe_from_json
 
 CHECKPOINT_NAME = "last.pt"
+BEST_NAME = "best.pt"
+BEST_RECORD_NAME = "best.json"
 LOG_NAME = "log.jsonl"
 UNUSABLE_STEPS_ALLOWED = 10
 _FORMAT = 1
@@ -136,32 +139,95 @@ def fit(
     Raises
     ------
     TrainingError
-        If the loss is no longer a number (the last checkpoint stays usable), or the checkpoint
-        in `out` belongs to another network.
+        If the loss is no longer a number, memory or disk is full (the last checkpoint stays
+        usable), there is no GPU where one is wanted, or the checkpoint in `out` belongs to
+        another network.
+    ConfigError
+        If neither the recipe nor the options say how many steps there are.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    device = choose_device(options.device)
+    device, steps = choose_device(options.device), schedule_steps(recipe, options)
     _prepare_torch(options.threads)
-    steps = options.steps or recipe.optimisation.steps
-    state = start_state(task, recipe, out, device=device, initial=initial, resume=options.resume)
-    log, clock = RunLog(out, tensorboard=recipe.schedule.tensorboard), _Clock(options.minutes)
-    progress(f"{recipe.name}: step {state.step} of {steps} on {device}")
-    with StopRequest() as stop:
-        while state.step < steps:
-            loss, norm = train_step(task, state, recipe.optimisation, device=device, steps=steps)
-            log.add_step(state.step, loss, norm=norm)
-            over = stop.requested or clock.over
-            if state.step % recipe.schedule.log_every == 0:
-                progress(log.write_steps())
-            if state.step % recipe.schedule.validate_every == 0 or state.step == steps:
-                state.scores = validate(task, state, device)
-                progress(log.write_scores(state.step, state.scores))
-            if over or state.step == steps or clock.checkpoint_due(state.step, recipe):
-                save_checkpoint(out / CHECKPOINT_NAME, state, recipe)
-            if over:
-                break
-    log.close()
+    with clear_endings(out):
+        out.mkdir(parents=True, exist_ok=True)
+        state = start_state(
+            task, recipe, out, device=device, initial=initial, resume=options.resume
+        )
+        log, clock = RunLog(out, tensorboard=recipe.schedule.tensorboard), _Clock(options.minutes)
+        progress(f"{recipe.name}: step {state.step} of {steps} on {device}")
+        with StopRequest() as stop:
+            while state.step < steps:
+                loss, norm = train_step(
+                    task, state, recipe.optimisation, device=device, steps=steps
+                )
+                log.add_step(state.step, loss, norm=norm)
+                over = stop.requested or clock.over
+                if state.step % recipe.schedule.log_every == 0:
+                    progress(log.write_steps(steps))
+                if state.step % recipe.schedule.validate_every == 0 or state.step == steps:
+                    state.scores = validate(task, state, device)
+                    keep_best(out, state, recipe)
+                    progress(log.write_scores(state.step, state.scores))
+                if over or state.step == steps or clock.checkpoint_due(state.step, recipe):
+                    save_checkpoint(out / CHECKPOINT_NAME, state, recipe)
+                if over:
+                    break
+        log.close()
     return FitResult(state.step, steps, out / CHECKPOINT_NAME, state.scores)
+
+
+def schedule_steps(recipe: Recipe, options: RunOptions) -> int:
+    """Length of the schedule.
+
+    Raises
+    ------
+    ConfigError
+        If neither the options nor the recipe say so.
+    """
+    steps = options.steps or recipe.optimisation.steps
+    if steps is None:
+        raise ConfigError(f"recipe {recipe.name} has no optimisation.steps; pass --steps")
+    return steps
+
+
+@contextmanager
+def clear_endings(out: Path) -> Iterator[None]:
+    """Turn a full disk and too little memory into one message that says what is left.
+
+    Raises
+    ------
+    TrainingError
+        In their place.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise TrainingError(_no_memory(out)) from error
+    except RuntimeError as error:
+        # torch's CPU allocator has no error of its own
+        if "allocate memory" not in str(error):
+            raise
+        raise TrainingError(_no_memory(out)) from error
+    except OSError as error:
+        raise TrainingError(
+            f"cannot go on in {out}: {error.strerror or error}{_at(error.filename)}; "
+            f"{_what_is_left(out)}: free space or mend it, and the same command goes on"
+        ) from error
+
+
+def _no_memory(out: Path) -> str:
+    return (
+        "out of memory: take a smaller optimisation.batch_size or a smaller patch in the recipe, "
+        f"or --device cpu; {_what_is_left(out)}"
+    )
+
+
+def _at(filename: object) -> str:
+    return f" ({filename})" if filename else ""
+
+
+def _what_is_left(out: Path) -> str:
+    path = out / CHECKPOINT_NAME
+    return f"{path} holds the last good weights" if path.exists() else "nothing was trained yet"
 
 
 def train_step(
@@ -210,7 +276,7 @@ def _check_finite(state: TrainingState, loss: float, norm: float) -> None:
 
 
 def learning_rate(step: int, optimisation: OptimisationConfig, *, steps: int) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth of the peak.
+    """Linear warm-up, then half a cosine down to a hundredth of the peak, or the peak.
 
     Examples
     --------
@@ -221,6 +287,8 @@ def learning_rate(step: int, optimisation: OptimisationConfig, *, steps: int) ->
     warmup, peak = optimisation.warmup_steps, optimisation.learning_rate
     if step < warmup:
         return peak * (step + 1) / warmup
+    if optimisation.decay == "constant":
+        return peak
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -285,11 +353,69 @@ def start_state(
     checkpoint = out / CHECKPOINT_NAME
     if resume and checkpoint.exists():
         load_checkpoint(checkpoint, state, recipe, device=device)
+    else:
+        for name in (BEST_NAME, BEST_RECORD_NAME):
+            (out / name).unlink(missing_ok=True)
+        save_checkpoint(checkpoint, state, recipe)  # finds a full disk now, not in an hour
     return state
 
 
-def save_checkpoint(path: Path, state: TrainingState, recipe: Recipe) -> None:
-    """Write everything a run needs to go on, under a temporary name until it is whole."""
+def keep_best(out: Path, state: TrainingState, recipe: Recipe) -> None:
+    """Save the averaged weights beside the last ones where they validate better than before.
+
+    Raises
+    ------
+    TrainingError
+        If they cannot be written.
+    """
+    name = recipe.schedule.best_by
+    score = state.scores.get(name, math.nan) if name is not None else math.nan
+    if not math.isfinite(score):
+        return
+    record = out / BEST_RECORD_NAME
+    sign = -1 if str(name).endswith("loss") else 1
+    if record.exists() and (out / BEST_NAME).exists():
+        before = float(json.loads(record.read_text(encoding="utf-8"))["score"])
+        if sign * score <= sign * before:
+            return
+    save_checkpoint(out / BEST_NAME, state, recipe, to_go_on=False)
+    text = json.dumps({"step": state.step, "name": name, "score": score})
+    record.write_text(text + "\n", encoding="utf-8")
+
+
+def result_checkpoint(out: Path, recipe: Recipe) -> Path:
+    """Checkpoint that is the result of a run: the best one where the recipe asks for it.
+
+    Raises
+    ------
+    TrainingError
+        If the recipe asks for the best by a score that no validation gave.
+    """
+    if recipe.schedule.best_by is None:
+        return out / CHECKPOINT_NAME
+    if not (out / BEST_NAME).exists():
+        raise TrainingError(
+            f"no validation in {out} gave the score {recipe.schedule.best_by!r} that "
+            "schedule.best_by names; log.jsonl lists those there are"
+        )
+    return out / BEST_NAME
+
+
+def save_checkpoint(
+    path: Path, state: TrainingState, recipe: Recipe, *, to_go_on: bool = True
+) -> None:
+    """Write everything a run needs to go on, under a temporary name until it is whole.
+
+    Parameters
+    ----------
+    to_go_on : bool
+        Without, what the optimizer remembers is left out.
+
+    Raises
+    ------
+    TrainingError
+        If it cannot be written; an earlier file of this name stays.
+    """
     content = {
         "format": _FORMAT,
         "recipe": recipe_as_json(recipe),
@@ -299,13 +425,19 @@ def save_checkpoint(path: Path, state: TrainingState, recipe: Recipe) -> None:
         "scores": state.scores,
         "network": state.network.state_dict(),
         "ema": state.ema,
-        "optimizer": state.optimizer.state_dict(),
+        "optimizer": state.optimizer.state_dict() if to_go_on else {},
         "torch_rng": torch.get_rng_state(),
     }
     temporary = path.with_suffix(f".{os.getpid()}.partial")
     try:
         torch.save(content, temporary)
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+        raise TrainingError(
+            f"cannot write {path} at step {state.step}: "
+            f"{getattr(error, 'strerror', None) or 'the disk is full or the folder read-only'}; "
+            f"{_what_is_left(path.parent)}: free space, and the same command goes on"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -404,8 +536,8 @@ class RunLog:
         if math.isfinite(norm):
             self._norms.append(norm)
 
-    def write_steps(self) -> str:
-        """Write the means of the remembered steps; returns the line for people."""
+    def write_steps(self, steps: int) -> str:
+        """Write the means of the remembered steps, of `steps`; returns the line for people."""
         count = max(1, len(self._losses))
         seconds = (time.monotonic() - self._since) / count
         loss = sum(self._losses) / count
@@ -417,7 +549,8 @@ class RunLog:
         self._losses.clear()
         self._norms.clear()
         self._since = time.monotonic()
-        return f"step {self._step}: loss {loss:.4f}, {seconds:.2f} s a step"
+        left = time_text(seconds * max(0, steps - self._step))
+        return f"step {self._step} of {steps}: loss {loss:.4f}, {seconds:.2f} s a step, {left} left"
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> str:
         """Write validation scores; returns the line for people."""
@@ -436,6 +569,20 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+
+def time_text(seconds: float) -> str:
+    """Return a time as people say it.
+
+    Examples
+    --------
+    >>> time_text(42), time_text(150), time_text(9000)
+    ('42 s', '2 min', '2 h 30 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class _Board(Protocol):

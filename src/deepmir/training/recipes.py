@@ -1,10 +1,14 @@
 """Recipes: everything that decides a training run, as data.
 
-A recipe is one TOML file; the package brings `release-anatomy` and `release-findings`. An
-unknown key is an error. The resolved recipe is stored in every checkpoint.
+A recipe is one TOML file; the package brings those of the released network, `fine-tune`, and
+the paper's own (`paper-single`, `paper-multi`). An unknown key is an error. The resolved recipe
+is stored in every checkpoint.
 """
 
+import json
 import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,6 +20,7 @@ from deepmir.errors import ConfigError
 from deepmir.model.unet import UNetSpec
 from deepmir.training.anatomy_samples import AnatomySampling
 from deepmir.training.patches import PatchSampling
+from deepmir.training.slices import SliceSampling
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -24,11 +29,15 @@ _STRICT = ConfigDict(extra="forbid")
 class OptimisationConfig:
     """How the weights move."""
 
-    steps: int = Field(gt=0)
-    """Length of the whole schedule; the learning rate falls along a cosine to almost zero."""
+    steps: int | None = Field(default=None, gt=0)
+    """Length of the whole schedule; either this or `epochs`."""
+    epochs: int | None = Field(default=None, gt=0)
+    """Length in passes over the training slices; for the part `slices` only."""
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(default=100, ge=0)
+    decay: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate goes on after the warm-up: to almost zero, or as it is."""
     weight_decay: float = Field(default=0.01, ge=0)
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     """Moving average of the weights; these are what is validated and released."""
@@ -58,6 +67,9 @@ class ScheduleConfig:
     prefetch: int = Field(default=4, gt=0)
     """Batches made ahead by a background worker."""
     tensorboard: bool = False
+    best_by: str | None = None
+    """Validation score by which the best weights are kept beside the last; the lowest where its
+    name ends in `loss`, else the highest. None: the last weights are the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
@@ -65,7 +77,7 @@ class Recipe:
     """One training run of one part of the network."""
 
     name: str
-    part: Literal["anatomy", "findings"]
+    part: Literal["anatomy", "findings", "slices"]
     network: UNetSpec
     optimisation: OptimisationConfig
     train_heads: tuple[int, ...] = tuple(range(1, 13))
@@ -75,6 +87,7 @@ class Recipe:
     loss: LossConfig = Field(default_factory=LossConfig)
     anatomy: AnatomySampling = Field(default_factory=AnatomySampling)
     findings: PatchSampling = Field(default_factory=PatchSampling)
+    slices: SliceSampling = Field(default_factory=SliceSampling)
 
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
@@ -121,10 +134,67 @@ def parse_recipe(text: str, *, origin: str) -> Recipe:
         raise ConfigError(f"recipe {origin} is not TOML: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"recipe {origin}: {_first_complaint(error)}") from error
+    for complaint in _complaints(recipe):
+        raise ConfigError(f"recipe {origin}: {complaint}")
+    return recipe
+
+
+def _complaints(recipe: Recipe) -> Iterator[str]:
+    """Say what does not fit together."""
     both = set(recipe.train_heads) & set(recipe.validation_heads)
     if both:
-        raise ConfigError(f"recipe {origin}: heads {sorted(both)} both train and validate")
-    return recipe
+        yield f"heads {sorted(both)} both train and validate"
+    optimisation = recipe.optimisation
+    if (optimisation.steps is None) == (optimisation.epochs is None):
+        yield "wanted either optimisation.steps or optimisation.epochs"
+    if recipe.part != "slices" and optimisation.epochs is not None:
+        yield f"the {recipe.part} part draws at random and has no epochs; set optimisation.steps"
+    if recipe.part == "slices":
+        yield from _slices_complaints(recipe)
+
+
+def _slices_complaints(recipe: Recipe) -> Iterator[str]:
+    network, slices = recipe.network, recipe.slices
+    if network.dimensions != 2:
+        yield "the slices part works on slices: set network.dimensions = 2"
+    if network.in_channels != len(slices.inputs):
+        yield f"network.in_channels is {network.in_channels} for the inputs {slices.inputs}"
+    if network.out_channels != slices.n_outputs:
+        yield (
+            f"network.out_channels is {network.out_channels}, wanted {slices.n_outputs} for "
+            f"{slices.findings}: one for one finding, else the background's too"
+        )
+    if any(slices.size % step for step in network.multiple):
+        yield f"slices.size is {slices.size}, wanted a multiple of {network.multiple[0]}"
+
+
+def with_slices(recipe: Recipe, *, inputs: tuple[str, ...], findings: tuple[str, ...]) -> Recipe:
+    """Return a recipe of the slices part for other inputs and findings, its network adapted.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe is of another part, or a name is unknown.
+    """
+    if recipe.part != "slices":
+        raise ConfigError(f"recipe {recipe.name} is of the {recipe.part} part, wanted slices")
+    table = recipe_as_dict(recipe)
+    table["slices"] |= {"inputs": inputs, "findings": findings}
+    n_outputs = 1 if len(findings) == 1 else len(findings) + 1
+    table["network"] |= {"in_channels": len(inputs), "out_channels": n_outputs}
+    return recipe_from_json(json.dumps(table))
+
+
+def resolve_epochs(recipe: Recipe, steps_per_epoch: int) -> Recipe:
+    """Turn epochs into steps; validation and checkpoint then come once an epoch."""
+    epochs = recipe.optimisation.epochs
+    if epochs is None:
+        return recipe
+    optimisation = replace(recipe.optimisation, steps=epochs * steps_per_epoch)
+    schedule = replace(
+        recipe.schedule, validate_every=steps_per_epoch, checkpoint_every=steps_per_epoch
+    )
+    return replace(recipe, optimisation=optimisation, schedule=schedule)
 
 
 def recipe_as_json(recipe: Recipe) -> str:

@@ -1,13 +1,57 @@
-"""Train one part of the network by a recipe: the function behind ``deepmir train``."""
+"""Train one part of the network by a recipe: the functions behind ``deepmir train``.
 
+train           one run on simulated cases or anatomies
+train_on_study  a BIDS data set: one run on all persons, or cross-validation
+"""
+
+import json
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from deepmir.config import Config
+from deepmir.errors import ConfigError, InputError, TrainingError
+from deepmir.io.atomic import write_text
+from deepmir.model.weights import RELEASED, Weights, load_weights
 from deepmir.training.anatomy_task import AnatomyTask
+from deepmir.training.crossval import SCORES_NAME, CrossValidation, cross_validate
+from deepmir.training.dataset import is_bids
+from deepmir.training.experiment import (
+    DataChoice,
+    Experiment,
+    prepare_data,
+    read_network,
+    train_fold,
+    validated_thresholds,
+)
 from deepmir.training.export import initial_state
+from deepmir.training.export_tuned import export_tuned
 from deepmir.training.findings_task import FindingsTask
-from deepmir.training.fit import FitResult, RunOptions, fit
-from deepmir.training.recipes import Recipe
+from deepmir.training.fit import FitResult, RunOptions, choose_device, fit, result_checkpoint
+from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, settle_plan
+from deepmir.training.labelled_task import Mix
+from deepmir.training.nnunet import NnunetNames, export_nnunet
+from deepmir.training.recipes import Recipe, recipe_as_dict
+
+__all__ = [
+    "DataChoice",
+    "Mix",
+    "RunOptions",
+    "StudyOptions",
+    "ending_text",
+    "export_study",
+    "init_folder",
+    "is_bids",
+    "train",
+    "train_on_study",
+]
+
+CASES_NAME = "cases"
+EXPORT_CASES_NAME = "deepmir-cases"  # nnU-Net takes any Dataset* beside its own for another one
+WEIGHTS_NAME = "weights"
+RECIPE_NAME = "recipe.json"
+
+Progress = Callable[[str], None]
 
 
 def train(
@@ -17,7 +61,7 @@ def train(
     *,
     init: Path | None = None,
     options: RunOptions | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> FitResult:
     """Train until the recipe's schedule ends or the options stop it; goes on where it stopped.
 
@@ -39,11 +83,18 @@ def train(
     ------
     InputError
         If there is no data of the training heads.
+    ConfigError
+        If the recipe is of the slices part, which needs a BIDS data set.
     TrainingError
         If the loss is no number any more, or the checkpoint in `out` does not fit the recipe.
     WeightsError
         If `init` is damaged or holds another network.
     """
+    if recipe.part == "slices":
+        raise ConfigError(
+            f"recipe {recipe.name} trains on scans of persons, and {data} is no BIDS data set (no "
+            "sub-* folder); give one such as `deepmir simulate` writes"
+        )
     task = (
         AnatomyTask(recipe, data) if recipe.part == "anatomy" else FindingsTask(recipe, data, out)
     )
@@ -54,3 +105,180 @@ def train(
         )
     finally:
         task.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOptions:
+    """How a study's data set is trained on, beside the recipe."""
+
+    n_folds: int | None = None
+    """None: one run on all persons; 0: leave one out."""
+    fold: int | None = None
+    """Run this fold alone, counted from 1."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of the runs; empty: the recipe's own."""
+    init: Path | None = None
+    mix: Mix | None = None
+    cases: Path | None = None
+    """Where prepared cases lie; None: in the output folder."""
+    weights: Path | None = None
+    """Weights folder whose anatomy part prepares the scans; None: that of `init`, else the
+    released one."""
+    config: Config = field(default_factory=Config)
+    """How scans are prepared."""
+
+
+def train_on_study(
+    recipe: Recipe,
+    choice: DataChoice,
+    out: Path,
+    *,
+    study: StudyOptions,
+    options: RunOptions | None = None,
+    progress: Progress = lambda _: None,
+) -> CrossValidation | FitResult:
+    """Train on a BIDS data set: once on all persons, or fold by fold; goes on where it stopped.
+
+    Raises
+    ------
+    InputError, GeometryError
+        If something is wrong with the data; every person concerned is named.
+    ConfigError
+        If there are too few persons for the folds, or no such fold.
+    TrainingError, WeightsError, OutputError
+        As :func:`train`.
+    """
+    weights = load_weights(study.weights)
+    cases, labelled = prepare_data(
+        choice, study.cases or out / CASES_NAME, weights=weights, config=study.config,
+        progress=progress,
+    )  # fmt: skip
+    experiment = Experiment(
+        recipe=recipe, cases=cases, labelled=labelled, init=study.init, mix=study.mix
+    )
+    given = options or RunOptions()
+    _settle_recipe(recipe, out / RECIPE_NAME, resume=given.resume)
+    if study.n_folds is None:
+        return _train_once(experiment, out, weights, study=study, options=given, progress=progress)
+    summaries = [case.summary for case in cases.values()]
+    plan = settle_plan(
+        out / FOLDS_NAME, summaries, n_folds=study.n_folds or None, seed=recipe.optimisation.seed
+    )
+    seeds = study.seeds or (recipe.optimisation.seed,)
+    folds = range(1, len(plan.folds) + 1) if study.fold is None else (study.fold,)
+    runs = [(seed, fold) for seed in seeds for fold in folds]
+    return cross_validate(experiment, plan, out, runs=runs, options=given, progress=progress)
+
+
+def _settle_recipe(recipe: Recipe, record: Path, *, resume: bool) -> None:
+    """Write the recipe down; refuse to go on with another one than the runs began with."""
+    now = recipe_as_dict(recipe)
+    now["schedule"].pop("tensorboard")  # changes nothing that is learned
+    text = json.dumps(now, indent=1) + "\n"
+    if resume and record.exists() and record.read_text(encoding="utf-8") != text:
+        raise TrainingError(
+            f"the runs in {record.parent} began with another recipe (see {record.name} there); "
+            "give a fresh --out, or --no-resume to start anew"
+        )
+    write_text(record, text)
+
+
+def _train_once(
+    experiment: Experiment, out: Path, weights: Weights, *, study: StudyOptions,
+    options: RunOptions, progress: Progress,
+) -> FitResult:  # fmt: skip
+    """Train on all persons but those that validate; then write a folder for ``--weights``."""
+    seed = study.seeds[0] if study.seeds else experiment.recipe.optimisation.seed
+    optimisation = replace(experiment.recipe.optimisation, seed=seed)
+    seeded = replace(experiment, recipe=replace(experiment.recipe, optimisation=optimisation))
+    fold = plan_split([case.summary for case in experiment.cases.values()], seed=seed)
+    result = train_fold(seeded, fold, out, options=options, progress=progress)
+    if not result.finished or experiment.recipe.part != "findings":
+        return result
+    progress("choose thresholds on the validating persons")
+    export_result(seeded, fold, out, base=study.init or weights.folder, options=options)
+    progress(f"weights for `deepmir segment --weights`: {out / WEIGHTS_NAME}")
+    return result
+
+
+def export_result(
+    experiment: Experiment, fold: Fold, out: Path, *, base: Path, options: RunOptions
+) -> Weights:
+    """Write the weights folder of a finished run, its thresholds chosen on who validated.
+
+    Raises
+    ------
+    TrainingError, WeightsError, OutputError
+        As :func:`~deepmir.training.export_tuned.export_tuned`.
+    """
+    checkpoint = result_checkpoint(out, experiment.recipe)
+    device = choose_device(options.device)
+    network = read_network(checkpoint, device=device)
+    return export_tuned(
+        checkpoint,
+        base,
+        out / WEIGHTS_NAME,
+        thresholds=validated_thresholds(experiment, fold, network, device=device),
+        persons=(len(fold.train), len(fold.validation)),
+    )
+
+
+def export_study(
+    choice: DataChoice,
+    out: Path,
+    *,
+    names: tuple[int, str],
+    folds: Path | None,
+    study: StudyOptions,
+    progress: Progress,
+) -> Path:
+    """Write a study as an nnU-Net raw data set, and return its folder.
+
+    Parameters
+    ----------
+    names : tuple of int and str
+        Number and name of the data set.
+    folds : Path or None
+        Folds that `deepmir train` wrote.
+
+    Raises
+    ------
+    InputError, GeometryError
+        If something is wrong with the data or the folds, or they are of other persons.
+    ConfigError, OutputError
+        As :func:`deepmir.training.nnunet.export_nnunet`.
+    """
+    called = NnunetNames(number=names[0], name=names[1])
+    plan = None if folds is None else read_plan(folds)
+    weights = load_weights(study.weights)
+    cases, labelled = prepare_data(
+        choice,
+        study.cases or out / EXPORT_CASES_NAME,
+        weights=weights,
+        config=study.config,
+        progress=progress,
+    )
+    if plan is not None and plan.groups.keys() != cases.keys():
+        raise InputError(
+            f"the folds in {folds} are of {len(plan.groups)} persons, the data has {len(cases)}, "
+            "and they are not the same; give the same --data, --labels and --exclude as to train"
+        )
+    return export_nnunet(cases, plan, out, names=called, labelled=labelled)
+
+
+def ending_text(result: CrossValidation | FitResult, out: Path) -> str:
+    """Return one line that says how far a command came and what lies where."""
+    if isinstance(result, FitResult):
+        state = "finished" if result.finished else "stopped; the same command goes on"
+        return f"step {result.step} of {result.steps}, {state}: {result.checkpoint}"
+    done = len(set(result.wanted) & set(result.done))
+    state = "finished" if result.finished else "stopped; the same command goes on"
+    scores = f"; scores of {len(result.done)} runs: {out / SCORES_NAME}" if result.done else ""
+    return f"{done} of {len(result.wanted)} folds done, {state}{scores}"
+
+
+def init_folder(name: str | None) -> Path | None:
+    """Weights folder that `--init` names: ``released`` is the one of the package."""
+    if name is None:
+        return None
+    return RELEASED if name == "released" else Path(name)
