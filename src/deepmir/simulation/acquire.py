@@ -1,5 +1,6 @@
 """The scan itself: field, complex echoes on a finer grid, noise, and the T2w beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from deepmir.physics.signal import (
 )
 from deepmir.reconstruction.run import GradientEchoes
 from deepmir.reconstruction.swi import ComplexMap, limit_resolution
-from deepmir.simulation.lesions import DepositEffect, ScanGeometry, deposit_effect
+from deepmir.simulation.lesions import Deposit, DepositEffect, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import Protocol
 from deepmir.simulation.scene import COARSE_MM, Scene, interpolate_axis
 from deepmir.simulation.tissue import (
@@ -45,6 +46,7 @@ class Acquisition:
     t2w_affine: Affine
     effects: tuple[DepositEffect | None, ...]  # one per deposit of the scene
     vein_fraction: FloatMap
+    chi_ppm: FloatMap  # the truth: tissue, veins and deposits; 0 outside the skull
     labels: IntMap
     regions: IntMap
     brain: BoolMap
@@ -62,7 +64,7 @@ def acquire(
     grid = _scan_grid(scene, protocol)
     tissue = sample_tissue_values(rng, b0_t=protocol.b0_t, age_years=scene.variation.age_years)
     veins = _sample_venous_blood(rng, protocol.b0_t)
-    clean, fraction = _clean_echoes(scene, protocol, grid, tissue, veins, rng)
+    clean, fraction, chi = _clean_echoes(scene, protocol, grid, tissue, veins, rng)
     effects = _deposit_effects(scene, protocol, grid)
     noise = _noise(clean, protocol, rng)
     affected = _apply_effects(clean, effects)
@@ -85,6 +87,7 @@ def acquire(
         t2w_affine=t2w_affine,
         effects=effects,
         vein_fraction=fraction,
+        chi_ppm=_with_deposits(chi, scene.deposits, effects),
         labels=labels,
         regions=regions,
         brain=brain.astype(bool),
@@ -171,8 +174,8 @@ def _clean_echoes(
     tissue: TissueValues,
     blood: _VenousBlood,
     rng: np.random.Generator,
-) -> tuple[list[ComplexMap], FloatMap]:
-    """Noise-free echoes without deposits, and the veins' share of each voxel."""
+) -> tuple[list[ComplexMap], FloatMap, FloatMap]:
+    """Noise-free echoes without deposits, the veins' share of each voxel, and its true χ."""
     shape = (scene.labels.shape[0], scene.labels.shape[1], scene.labels.shape[2])
     chi = _to_fine(_chi_with_texture(scene, tissue, rng), grid)
     r2star = lookup(scene.labels, tissue.r2star_hz)
@@ -202,7 +205,11 @@ def _clean_echoes(
         fine = gradient_echo(amplitude, r2star, field, b0_t=protocol.b0_t, echo_time_s=echo_time)
         echoes.append(sum_subvoxels(fine, grid.factors))
     coil = _coil(grid.shape, rng)
-    return [echo * coil for echo in echoes], sum_subvoxels(fraction, grid.factors)
+    return (
+        [echo * coil for echo in echoes],
+        sum_subvoxels(fraction, grid.factors),
+        sum_subvoxels(chi, grid.factors),
+    )
 
 
 def _chi_with_texture(scene: Scene, tissue: TissueValues, rng: np.random.Generator) -> FloatMap:
@@ -325,6 +332,17 @@ def _apply_effects(
             for echo, factor in zip(affected, effect.echo_factors, strict=True):
                 echo[effect.block] *= factor
     return affected
+
+
+def _with_deposits(
+    chi_ppm: FloatMap, deposits: Sequence[Deposit], effects: tuple[DepositEffect | None, ...]
+) -> FloatMap:
+    """Add the deposits' own χ to the true map: they are simulated on top of their tissue."""
+    total = chi_ppm.copy()
+    for deposit, effect in zip(deposits, effects, strict=True):
+        if effect is not None:
+            total[effect.block] += effect.fraction * np.float32(deposit.chi_ppm)
+    return total
 
 
 def _finish(
