@@ -27,6 +27,8 @@ def test_public_names_are_exactly_these():
         "MissingPartError",
         "Modality",
         "OutputError",
+        "RawScan",
+        "Reconstruction",
         "Scans",
         "SubjectResult",
         "TrainingError",
@@ -36,8 +38,10 @@ def test_public_names_are_exactly_these():
         "measure",
         "read_config",
         "read_volume",
+        "reconstruct",
         "segment",
         "simulate",
+        "write_reconstruction",
         "write_result",
     }
 

@@ -13,7 +13,7 @@ from deepmir.cli import app, main
 from deepmir.io.bids import SubjectOutputs, raw_scan
 from deepmir.model.weights import load_weights
 
-VERBS = ("segment", "measure", "demo", "simulate", "evaluate", "train", "info")
+VERBS = ("segment", "measure", "reconstruct", "demo", "simulate", "evaluate", "train", "info")
 
 
 @pytest.fixture

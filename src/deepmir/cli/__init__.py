@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import typer
 
-from deepmir.cli import demo, evaluate, info, measure, segment, simulate, train
+from deepmir.cli import demo, evaluate, info, measure, reconstruct, segment, simulate, train
 from deepmir.errors import DeepmirError
 
 _FAILED, _WRONG_INPUT, _INTERRUPTED = 1, 2, 130
@@ -42,7 +42,7 @@ app = typer.Typer(
     ),
 )
 
-for _verb in (segment, measure, demo, simulate, evaluate, train, info):
+for _verb in (segment, measure, reconstruct, demo, simulate, evaluate, train, info):
     app.command(
         _verb.__name__.rpartition(".")[2],
         help=_reflow(_verb.run.__doc__ or ""),

@@ -8,6 +8,7 @@ import numpy as np
 from deepmir.errors import GeometryError
 from deepmir.physics.dipole import dipole_kernel
 from deepmir.physics.fourier import fast_length, irfft3, rfft3
+from deepmir.reconstruction.unwrap import FieldMap, relative_weight
 from deepmir.volume import BoolMap, FloatMap
 
 BackgroundMethod = Literal["vsharp", "pdf"]
@@ -89,9 +90,8 @@ def _sphere_spectrum(
 
 
 def remove_background_pdf(
-    field_ppm: FloatMap,
+    total_field: FieldMap,
     mask: BoolMap,
-    weight: FloatMap,
     spacing_mm: Sequence[float],
     b0: Sequence[float],
     *,
@@ -105,11 +105,10 @@ def remove_background_pdf(
 
     Parameters
     ----------
-    field_ppm : (I, J, K) float array
+    total_field : FieldMap
+        Field and trust in it.
     mask : (I, J, K) bool array
         Brain.
-    weight : (I, J, K) float array
-        Inverse standard deviation of the field, any unit.
 
     Returns
     -------
@@ -131,15 +130,16 @@ def remove_background_pdf(
     inside = np.zeros(shape, dtype=bool)
     inside[:i, :j, :k] = mask
     trust = np.zeros(shape, dtype=np.float32)
-    trust[:i, :j, :k] = np.where(mask, np.minimum(weight / np.mean(weight[mask]), 3), 0) ** 2
+    trust[:i, :j, :k] = relative_weight(total_field.weight, mask) ** 2
 
     def field_of(sources: FloatMap) -> FloatMap:
-        return irfft3(rfft3(sources) * kernel, shape)
+        return np.asarray(irfft3(rfft3(sources) * kernel, shape), dtype=np.float32)
 
     def projected(residual: FloatMap) -> FloatMap:
         return np.where(inside, 0, field_of(trust * residual)).astype(np.float32)
 
     total = np.zeros(shape, dtype=np.float32)
+    field_ppm = total_field.field_ppm
     total[:i, :j, :k] = np.where(mask, field_ppm - np.mean(field_ppm[mask]), 0)
     sources = _conjugate_gradients(
         lambda x: projected(field_of(x)), projected(total), tolerance=tolerance

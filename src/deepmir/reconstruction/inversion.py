@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy import ndimage
 
 from deepmir.errors import ConfigError
 from deepmir.physics.dipole import dipole_kernel
-from deepmir.physics.fourier import irfft3, rfft3
+from deepmir.physics.fourier import fast_length, irfft3, rfft3
+from deepmir.reconstruction.unwrap import relative_weight
 from deepmir.volume import BoolMap, FloatMap
 
 InversionMethod = Literal["tkd", "closed-form", "medi"]
@@ -17,6 +19,7 @@ MAX_ITERATIONS = 60
 """Where the iterative inversion has not converged by then, more does not change it visibly."""
 _FIELD_PENALTY = np.float32(1.0)  # ADMM's weight of the split field, in units of the data term
 _GRADIENT_PENALTY = np.float32(100.0)  # that of the split gradient, as a multiple of `strength`
+_MARGIN_MM = 16.0  # zeros at the far end: the convolution is circular
 _EDGE_SHARE = 0.3  # of the gradients in the brain are taken as edges, which cost nothing
 
 
@@ -86,7 +89,7 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
     inverse = 1 / (
         _FIELD_PENALTY * kernel**2 + splitting * _gradient_eigenvalues(shape, spacing_mm) + 1e-7
     )
-    trust = _normalised_square(morphology.weight, mask)
+    trust = relative_weight(morphology.weight, mask) ** 2
     cost = edge_costs(morphology.magnitude, mask, spacing_mm)
     threshold = [np.float32(strength) / splitting * part for part in cost]
     field, field_gap = local_ppm * mask, np.zeros(shape, dtype=np.float32)
@@ -114,7 +117,7 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
 
 
 def edge_costs(magnitude: FloatMap, mask: BoolMap, spacing_mm: Sequence[float]) -> list[FloatMap]:
-    """What a step of χ costs along each axis: 0 on edges of the magnitude and its mask, else 1."""
+    """Say what a step of χ costs along each axis: 0 on edges of the magnitude, else 1."""
     image = np.where(mask, magnitude, 0)
     steps = [
         np.abs(np.roll(image, -1, axis) - image) / np.float32(step)
@@ -122,12 +125,6 @@ def edge_costs(magnitude: FloatMap, mask: BoolMap, spacing_mm: Sequence[float]) 
     ]
     limit = np.percentile(np.concatenate([step[mask] for step in steps]), 100 * (1 - _EDGE_SHARE))
     return [(step < limit).astype(np.float32) for step in steps]
-
-
-def _normalised_square(weight: FloatMap, mask: BoolMap) -> FloatMap:
-    """Square of a weight whose mean in the mask is 1; 0 outside; outliers do not rule."""
-    mean = max(float(np.mean(weight[mask])), 1e-20) if mask.any() else 1.0
-    return np.where(mask, np.minimum(weight / np.float32(mean), 3) ** 2, 0).astype(np.float32)
 
 
 def _adjoint_gradient(parts: Sequence[FloatMap], spacing_mm: Sequence[float]) -> FloatMap:
@@ -155,7 +152,7 @@ def _gradient_eigenvalues(shape: tuple[int, int, int], spacing_mm: Sequence[floa
     return gradient
 
 
-def invert(
+def invert(  # noqa: PLR0913 - one door to all methods
     local_ppm: FloatMap,
     mask: BoolMap,
     spacing_mm: Sequence[float],
@@ -163,24 +160,73 @@ def invert(
     *,
     method: InversionMethod,
     strength: float,
+    morphology: Morphology | None = None,
+    tolerance: float = 0.01,
 ) -> FloatMap:
     """Susceptibility in ppm inside `mask`, by the named method.
+
+    Parameters
+    ----------
+    morphology : Morphology, optional
+        Needed by ``medi``.
+    tolerance : float
+        Where ``medi`` stops.
 
     Raises
     ------
     ConfigError
-        If the method is unknown.
+        If the method is unknown, or lacks what it needs.
     """
-    margin = [(0, int(np.ceil(16 / step))) for step in spacing_mm]
+    if method == "medi":
+        return _inverted_in_box(
+            local_ppm, mask, morphology, spacing_mm, b0, strength=strength, tolerance=tolerance
+        )
+    margin = [(0, int(np.ceil(_MARGIN_MM / step))) for step in spacing_mm]
     padded = np.pad(local_ppm * mask, margin).astype(np.float32)
     if method == "tkd":
         chi = invert_tkd(padded, spacing_mm, b0, threshold=strength)
     elif method == "closed-form":
         chi = invert_closed_form(padded, spacing_mm, b0, strength=strength)
     else:
-        raise ConfigError(f"unknown inversion {method!r}; known are 'tkd' and 'closed-form'")
+        raise ConfigError(
+            f"unknown inversion {method!r}; known are 'tkd', 'closed-form' and 'medi'"
+        )
     i, j, k = local_ppm.shape
     return np.where(mask, chi[:i, :j, :k], 0).astype(np.float32)
+
+
+def _inverted_in_box(  # noqa: PLR0913 - as `invert`
+    local_ppm: FloatMap,
+    mask: BoolMap,
+    morphology: Morphology | None,
+    spacing_mm: Sequence[float],
+    b0: Sequence[float],
+    *,
+    strength: float,
+    tolerance: float,
+) -> FloatMap:
+    """Iterate in the box around the mask and a margin, at a length that transforms quickly."""
+    if morphology is None:
+        raise ConfigError("the inversion 'medi' needs weight and magnitude (morphology)")
+    (box,) = ndimage.find_objects(mask.astype(np.uint8))
+    size = [part.stop - part.start for part in box]
+    margin = [
+        (0, fast_length(n + int(np.ceil(_MARGIN_MM / step))) - n)
+        for n, step in zip(size, spacing_mm, strict=True)
+    ]
+    weight, magnitude = morphology.weight[box], morphology.magnitude[box]
+    chi = invert_medi(
+        np.pad(local_ppm[box], margin),
+        np.pad(mask[box], margin),
+        Morphology(np.pad(weight, margin), np.pad(magnitude, margin)),
+        spacing_mm,
+        b0,
+        strength=strength,
+        tolerance=tolerance,
+    )
+    result = np.zeros(mask.shape, dtype=np.float32)
+    result[box] = chi[tuple(slice(n) for n in size)]
+    return np.where(mask, result, 0).astype(np.float32)
 
 
 def _shape(image: FloatMap) -> tuple[int, int, int]:

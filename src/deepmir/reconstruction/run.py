@@ -7,15 +7,26 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from deepmir.reconstruction.background import remove_background_vsharp
-from deepmir.reconstruction.inversion import InversionMethod, invert
+from deepmir.errors import ConfigError
+from deepmir.reconstruction.background import (
+    BackgroundMethod,
+    remove_background_pdf,
+    remove_background_vsharp,
+)
+from deepmir.reconstruction.inversion import InversionMethod, Morphology, invert
 from deepmir.reconstruction.swi import (
     ComplexMap,
     homodyne_phase,
     susceptibility_weighted,
     unwrapped_phase,
 )
-from deepmir.reconstruction.unwrap import combine_echoes
+from deepmir.reconstruction.unwrap import (
+    FieldMap,
+    UnwrapMethod,
+    combine_echoes,
+    laplacian_field,
+    path_field,
+)
 from deepmir.volume import BoolMap, FloatMap
 
 
@@ -24,10 +35,24 @@ class ChimapSettings:
     """How a susceptibility map is made."""
 
     method: InversionMethod = "closed-form"
-    strength: float = 0.003  # TKD: threshold; closed form: weight of the gradient
+    strength: float = 0.003  # TKD: threshold; closed form, MEDI: weight of the gradient
     largest_sphere_mm: float = 10.0
     erosion_mm: float = 2.0  # rim of the brain that is lost
     reference: Literal["brain", "csf"] = "brain"  # what has χ = 0
+    unwrap: UnwrapMethod = "laplacian"
+    background: BackgroundMethod = "vsharp"
+    vsharp_threshold: float = 0.1  # truncation of its deconvolution
+    pdf_tolerance: float = 0.03  # share of the residual at which its iteration stops
+    tolerance: float = 0.01  # MEDI stops when an iteration changes χ by less than this share
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalField:
+    """Field of the sources inside the brain, and where it holds."""
+
+    field_ppm: FloatMap  # (I, J, K), 0 outside the mask
+    mask: BoolMap
+    weight: FloatMap  # trust: inverse standard deviation, up to a factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,27 +119,97 @@ def reconstruct_chimap(
     ------
     GeometryError
         If the mask is too small for the smallest sphere.
+    ConfigError
+        If a method is unknown.
+    """
+    local = reconstruct_local_field(echoes, brain, settings)
+    return invert_local_field(local, echoes, settings, csf=csf), local.mask
+
+
+def reconstruct_local_field(
+    echoes: GradientEchoes, brain: BoolMap, settings: ChimapSettings
+) -> LocalField:
+    """Unwrap, combine the echoes, and take off the background: what the inversion needs.
+
+    Raises
+    ------
+    GeometryError
+        If the mask is too small for the smallest sphere.
+    ConfigError
+        If a method is unknown.
     """
     mask = erode_mm(brain, echoes.spacing_mm, max(settings.erosion_mm - 1.0, 0.0))
     mask &= reliable_mask(echoes, brain)
-    local, inner = remove_background_vsharp(
-        reconstruct_field(echoes),
-        mask,
-        echoes.spacing_mm,
-        radii_mm=_radii_mm(settings, echoes.spacing_mm),
-        threshold=0.1,
-    )
+    total = _total_field(echoes, brain, settings.unwrap)
+    if settings.background == "vsharp":
+        local, inner = remove_background_vsharp(
+            total.field_ppm,
+            mask,
+            echoes.spacing_mm,
+            radii_mm=_radii_mm(settings, echoes.spacing_mm),
+            threshold=settings.vsharp_threshold,
+        )
+    elif settings.background == "pdf":
+        local, inner = remove_background_pdf(
+            total,
+            mask,
+            echoes.spacing_mm,
+            echoes.b0_direction,
+            tolerance=settings.pdf_tolerance,
+        )
+    else:
+        raise ConfigError(
+            f"unknown background removal {settings.background!r}; known are 'vsharp' and 'pdf'"
+        )
+    return LocalField(local, inner, total.weight)
+
+
+def invert_local_field(
+    local: LocalField,
+    echoes: GradientEchoes,
+    settings: ChimapSettings,
+    *,
+    csf: BoolMap | None = None,
+) -> FloatMap:
+    """Susceptibility map in ppm (I, J, K) of a local field, referenced, 0 outside its mask.
+
+    Raises
+    ------
+    ConfigError
+        If the method is unknown.
+    """
+    inner = local.mask
+    magnitude = None
+    if settings.method == "medi":
+        square = sum(np.abs(signal) ** 2 for signal in echoes.signals)
+        magnitude = np.sqrt(square).astype(np.float32)
     chi = invert(
-        local,
+        local.field_ppm,
         inner,
         echoes.spacing_mm,
         echoes.b0_direction,
         method=settings.method,
         strength=settings.strength,
+        morphology=None if magnitude is None else Morphology(local.weight, magnitude),
+        tolerance=settings.tolerance,
     )
     where = inner & csf if settings.reference == "csf" and csf is not None else inner
     zero = float(np.mean(chi[where if where.any() else inner]))
-    return np.where(inner, chi - np.float32(zero), 0).astype(np.float32), inner
+    return np.where(inner, chi - np.float32(zero), 0).astype(np.float32)
+
+
+def _total_field(echoes: GradientEchoes, brain: BoolMap, unwrap: UnwrapMethod) -> FieldMap:
+    phases = [np.angle(signal).astype(np.float32) for signal in echoes.signals]
+    magnitudes = [np.abs(signal).astype(np.float32) for signal in echoes.signals]
+    times, b0_t = echoes.echo_times_s, echoes.b0_t
+    if unwrap == "laplacian":
+        spacing = echoes.spacing_mm
+        return laplacian_field(
+            phases, magnitudes, echo_times_s=times, b0_t=b0_t, spacing_mm=spacing
+        )
+    if unwrap == "path":
+        return path_field(phases, magnitudes, brain, echo_times_s=times, b0_t=b0_t)
+    raise ConfigError(f"unknown unwrapping {unwrap!r}; known are 'laplacian' and 'path'")
 
 
 def reliable_mask(echoes: GradientEchoes, brain: BoolMap) -> BoolMap:

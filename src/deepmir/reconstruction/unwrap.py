@@ -156,6 +156,20 @@ def combine_echoes(
     b0_t: float,
     spacing_mm: Sequence[float],
 ) -> FloatMap:
+    """Field map in ppm (I, J, K) of :func:`laplacian_field`, without its weight."""
+    return laplacian_field(
+        phases_rad, magnitudes, echo_times_s=echo_times_s, b0_t=b0_t, spacing_mm=spacing_mm
+    ).field_ppm
+
+
+def laplacian_field(
+    phases_rad: Sequence[FloatMap],
+    magnitudes: Sequence[FloatMap],
+    *,
+    echo_times_s: Sequence[float],
+    b0_t: float,
+    spacing_mm: Sequence[float],
+) -> FieldMap:
     """Field map in ppm from the echoes, each unwrapped by its Laplacian.
 
     The weights are the inverse variances of the echoes' fields (Robinson 2017,
@@ -165,10 +179,10 @@ def combine_echoes(
     """
     steps, times_s = echo_steps(phases_rad, echo_times_s)
     unwrapped = (unwrap_laplacian(step, spacing_mm) for step in steps)
-    return _weighted_mean(unwrapped, magnitudes, times_s=times_s, b0_t=b0_t).field_ppm
+    return _weighted_mean(unwrapped, magnitudes, times_s=times_s, b0_t=b0_t)
 
 
-def combine_echoes_in_mask(
+def path_field(
     phases_rad: Sequence[FloatMap],
     magnitudes: Sequence[FloatMap],
     mask: BoolMap,
@@ -178,7 +192,7 @@ def combine_echoes_in_mask(
 ) -> FieldMap:
     """Field map in ppm inside a mask, its echoes unwrapped along the most reliable paths.
 
-    As :func:`combine_echoes`, but exact to whole turns, which the Laplacian is not where the
+    As :func:`laplacian_field`, but exact to whole turns, which the Laplacian is not where the
     phase steps by more than π between neighbours, as it does at microbleeds.
     """
     steps, times_s = echo_steps(phases_rad, echo_times_s)
@@ -192,6 +206,12 @@ def combine_echoes_in_mask(
         expected = unwrapped[0] * np.float32(elapsed / elapsed_s[0])
         unwrapped.append(unwrap_along(tree, step, near_rad=expected))
     return _weighted_mean(unwrapped, magnitudes, times_s=times_s, b0_t=b0_t)
+
+
+def relative_weight(weight: FloatMap, mask: BoolMap) -> FloatMap:
+    """Weight whose mean in the mask is 1; at most 3, so that outliers do not rule; 0 outside."""
+    mean = max(float(np.mean(weight[mask])), 1e-20) if mask.any() else 1.0
+    return np.where(mask, np.minimum(weight / np.float32(mean), 3), 0).astype(np.float32)
 
 
 def echo_steps(
@@ -252,9 +272,7 @@ def _edge_quality(
     return np.asarray(quality * (np.minimum(one, other) / larger) ** 2, dtype=np.float32)
 
 
-def _parents(
-    tree: sparse.csr_array, piece: npt.NDArray[np.int32]
-) -> npt.NDArray[np.int32]:
+def _parents(tree: sparse.csr_array, piece: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Parent of every node of a forest; the first node of each piece is its own parent."""
     n = piece.size
     _, roots = np.unique(piece, return_index=True)
