@@ -77,7 +77,8 @@ def run(
     )
     if scan is not None and (swi is not None or qsm is not None):
         raise InputError(
-            "SWI or QSM were given beside raw echoes; leave out either --swi and --qsm or the raw ones"
+            "SWI or QSM were given beside raw echoes; leave out either --swi and --qsm or "
+            "the raw files"
         )
     if scan is not None and subject is None:
         subject = scan.subject

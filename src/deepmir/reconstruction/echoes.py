@@ -121,8 +121,8 @@ def _direction(physics: ScanPhysics, series: Series, like: Volume) -> tuple[floa
     if not series.has_orientation:
         raise InputError(
             f"the direction of B0 in {like.name} is not known: its header has no orientation "
-            "(sform and qform code are 0); pass --b0-direction along its voxel axes, such as 0,0,1, or "
-            'write "B0_dir" into the sidecar'
+            "(sform and qform code are 0); pass --b0-direction along its voxel axes (such as "
+            '0,0,1), or write "B0_dir" into the sidecar'
         )
     return b0_direction(like.affine)
 

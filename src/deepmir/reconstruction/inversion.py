@@ -56,6 +56,7 @@ class Morphology:
 
     weight: FloatMap  # (I, J, K) trust in the field: inverse standard deviation, any unit
     magnitude: FloatMap  # (I, J, K) image whose edges those of χ may follow
+    start_ppm: FloatMap | None = None  # (I, J, K) χ to start from; None: 0
 
 
 def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
@@ -93,9 +94,12 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
     cost = edge_costs(morphology.magnitude, mask, spacing_mm)
     threshold = [np.float32(strength) / splitting * part for part in cost]
     field, field_gap = local_ppm * mask, np.zeros(shape, dtype=np.float32)
-    slope = [np.zeros(shape, dtype=np.float32) for _ in spacing_mm]
-    slope_gap = [np.zeros(shape, dtype=np.float32) for _ in spacing_mm]
     chi = np.zeros(shape, dtype=np.float32)
+    if morphology.start_ppm is not None:
+        chi = morphology.start_ppm
+        field = irfft3(kernel * rfft3(chi), shape)
+    slope = _gradient(chi, spacing_mm)
+    slope_gap = [np.zeros(shape, dtype=np.float32) for _ in spacing_mm]
     for _ in range(MAX_ITERATIONS):
         before = chi
         spectrum = kernel * rfft3(_FIELD_PENALTY * (field - field_gap))
@@ -107,8 +111,8 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
         field_gap += irfft3(spectrum, shape)
         field = (trust * local_ppm + _FIELD_PENALTY * field_gap) / (trust + _FIELD_PENALTY)
         field_gap -= field
-        for axis, step in enumerate(spacing_mm):
-            slope_gap[axis] += (np.roll(chi, -1, axis) - chi) / np.float32(step)
+        for axis, steps in enumerate(_gradient(chi, spacing_mm)):
+            slope_gap[axis] += steps
             slope[axis] = _shrunk(slope_gap[axis], threshold[axis])
             slope_gap[axis] -= slope[axis]
         if np.linalg.norm(chi - before) < tolerance * np.linalg.norm(chi):
@@ -118,13 +122,17 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
 
 def edge_costs(magnitude: FloatMap, mask: BoolMap, spacing_mm: Sequence[float]) -> list[FloatMap]:
     """Say what a step of χ costs along each axis: 0 on edges of the magnitude, else 1."""
-    image = np.where(mask, magnitude, 0)
-    steps = [
-        np.abs(np.roll(image, -1, axis) - image) / np.float32(step)
-        for axis, step in enumerate(spacing_mm)
-    ]
+    steps = [np.abs(part) for part in _gradient(np.where(mask, magnitude, 0), spacing_mm)]
     limit = np.percentile(np.concatenate([step[mask] for step in steps]), 100 * (1 - _EDGE_SHARE))
     return [(step < limit).astype(np.float32) for step in steps]
+
+
+def _gradient(image: FloatMap, spacing_mm: Sequence[float]) -> list[FloatMap]:
+    """Periodic forward difference along each axis, a mm."""
+    return [
+        np.asarray((np.roll(image, -1, axis) - image) / np.float32(step), dtype=np.float32)
+        for axis, step in enumerate(spacing_mm)
+    ]
 
 
 def _adjoint_gradient(parts: Sequence[FloatMap], spacing_mm: Sequence[float]) -> FloatMap:
@@ -214,11 +222,15 @@ def _inverted_in_box(  # noqa: PLR0913 - as `invert`
         (0, fast_length(n + int(np.ceil(_MARGIN_MM / step))) - n)
         for n, step in zip(size, spacing_mm, strict=True)
     ]
-    weight, magnitude = morphology.weight[box], morphology.magnitude[box]
+    start = morphology.start_ppm
     chi = invert_medi(
         np.pad(local_ppm[box], margin),
         np.pad(mask[box], margin),
-        Morphology(np.pad(weight, margin), np.pad(magnitude, margin)),
+        Morphology(
+            np.pad(morphology.weight[box], margin),
+            np.pad(morphology.magnitude[box], margin),
+            None if start is None else np.pad(start[box], margin),
+        ),
         spacing_mm,
         b0,
         strength=strength,

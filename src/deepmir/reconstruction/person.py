@@ -152,7 +152,7 @@ def reconstruct(
         local = reconstruct_local_field(read.echoes, brain, chimap_settings(settings.reconstruct))
         sign, evidence = _resolve_sign(scan, read.echoes, local, regions)
         if sign < 0:
-            local = replace(local, field_ppm=-local.field_ppm)
+            local = local.negated()
     echoes = read.echoes if sign > 0 else _conjugated(read.echoes)
     swi, minip, r2star = _weighted_images(run, echoes)
     chi, csf_notices = _chimap(run, echoes, local, r2star)
@@ -238,11 +238,12 @@ def chimap_settings(config: ReconstructConfig) -> ChimapSettings:
         vsharp_threshold=config.vsharp_threshold,
         pdf_tolerance=config.pdf_tolerance,
         tolerance=config.tolerance,
+        refinements=config.refinements,
     )
 
 
 def swi_settings(config: ReconstructConfig, echoes: GradientEchoes) -> SwiSettings:
-    """Return the settings of the SWI; its echo is that nearest to 60 ms over tesla unless one is set."""
+    """Return the settings of the SWI; without one set, its TE is nearest to 60 ms over tesla."""
     best_s = BEST_TE_B0 / echoes.b0_t
     nearest = int(np.argmin(np.abs(np.array(echoes.echo_times_s) - best_s)))
     return SwiSettings(

@@ -27,18 +27,20 @@ def fit_r2star(magnitudes: Sequence[FloatMap], echo_times_s: Sequence[float]) ->
     if len(magnitudes) < 2:
         raise ValueError(f"R2* needs two echoes or more, got {len(magnitudes)}")
     shape = magnitudes[0].shape
+    largest = np.float32(max(float(np.max(magnitudes[0])), 1e-20))  # keeps powers in range
     total, time, square, value, product = (np.zeros(shape, np.float32) for _ in range(5))
     for magnitude, at in zip(magnitudes, echo_times_s, strict=True):
-        weight, logarithm = magnitude**2, np.log(np.maximum(magnitude, np.float32(1e-12)))
+        relative = magnitude / largest
+        weight, logarithm = relative**2, np.log(np.maximum(relative, np.float32(1e-12)))
         total += weight
         time += weight * np.float32(at)
         square += weight * np.float32(at**2)
         value += weight * logarithm
         product += weight * logarithm * np.float32(at)
     spread = total * square - time**2
-    safe = np.maximum(spread, np.float32(1e-30))
-    slope = np.where(spread > 0, (total * product - time * value) / safe, 0)
-    return np.clip(-slope, 0, MAX_R2STAR_HZ).astype(np.float32)
+    told = spread > np.float32(1e-20)
+    slope = (total * product - time * value) / np.where(told, spread, 1)
+    return np.clip(np.where(told, -slope, 0), 0, MAX_R2STAR_HZ).astype(np.float32)
 
 
 def ventricles(r2star_hz: FloatMap, brain: BoolMap, spacing_mm: Sequence[float]) -> BoolMap | None:

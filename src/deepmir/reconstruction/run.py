@@ -1,13 +1,14 @@
 """The whole reconstruction: complex echoes in, SWI and Chimap out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
 from deepmir.errors import ConfigError
+from deepmir.physics.dipole import field_ppm
 from deepmir.reconstruction.background import (
     BackgroundMethod,
     remove_background_pdf,
@@ -29,6 +30,8 @@ from deepmir.reconstruction.unwrap import (
 )
 from deepmir.volume import BoolMap, FloatMap
 
+_CONVOLUTION_MARGIN_MM = 20.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChimapSettings:
@@ -44,6 +47,7 @@ class ChimapSettings:
     vsharp_threshold: float = 0.1  # truncation of its deconvolution
     pdf_tolerance: float = 0.03  # share of the residual at which its iteration stops
     tolerance: float = 0.01  # MEDI stops when an iteration changes χ by less than this share
+    refinements: int = 0  # how often V-SHARP is run again on what χ does not explain yet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +56,13 @@ class LocalField:
 
     field_ppm: FloatMap  # (I, J, K), 0 outside the mask
     mask: BoolMap
-    weight: FloatMap  # trust: inverse standard deviation, up to a factor
+    total: FieldMap  # what it was taken from
+    brain: BoolMap  # (I, J, K) where the background was taken off; the mask is its inner part
+
+    def negated(self) -> "LocalField":
+        """Return the field as it is when phase has the other sign."""
+        total = replace(self.total, field_ppm=-self.total.field_ppm)
+        return replace(self, field_ppm=-self.field_ppm, total=total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,27 +151,8 @@ def reconstruct_local_field(
     mask = erode_mm(brain, echoes.spacing_mm, max(settings.erosion_mm - 1.0, 0.0))
     mask &= reliable_mask(echoes, brain)
     total = _total_field(echoes, brain, settings.unwrap)
-    if settings.background == "vsharp":
-        local, inner = remove_background_vsharp(
-            total.field_ppm,
-            mask,
-            echoes.spacing_mm,
-            radii_mm=_radii_mm(settings, echoes.spacing_mm),
-            threshold=settings.vsharp_threshold,
-        )
-    elif settings.background == "pdf":
-        local, inner = remove_background_pdf(
-            total,
-            mask,
-            echoes.spacing_mm,
-            echoes.b0_direction,
-            tolerance=settings.pdf_tolerance,
-        )
-    else:
-        raise ConfigError(
-            f"unknown background removal {settings.background!r}; known are 'vsharp' and 'pdf'"
-        )
-    return LocalField(local, inner, total.weight)
+    local, inner = _without_background(total, mask, echoes, settings)
+    return LocalField(local, inner, total, mask)
 
 
 def invert_local_field(
@@ -173,29 +164,71 @@ def invert_local_field(
 ) -> FloatMap:
     """Susceptibility map in ppm (I, J, K) of a local field, referenced, 0 outside its mask.
 
+    V-SHARP takes off some of the local field too, most of all that of large nuclei. With
+    `refinements`, the field of the χ found so far is taken off the total field first, V-SHARP
+    runs on what is left, and χ is found again from the sum.
+
     Raises
     ------
     ConfigError
         If the method is unknown.
     """
     inner = local.mask
-    magnitude = None
+    chi = _inverted(local.field_ppm, local, echoes, settings, start_ppm=None)
+    for _ in range(settings.refinements):
+        explained = field_ppm(
+            chi, echoes.spacing_mm, echoes.b0_direction, margin_mm=_CONVOLUTION_MARGIN_MM
+        )
+        rest = FieldMap(local.total.field_ppm - explained, local.total.weight)
+        remaining, _ = _without_background(rest, local.brain, echoes, settings)
+        chi = _inverted(remaining + explained, local, echoes, settings, start_ppm=chi)
+    where = inner & csf if settings.reference == "csf" and csf is not None else inner
+    zero = float(np.mean(chi[where if where.any() else inner]))
+    return np.where(inner, chi - np.float32(zero), 0).astype(np.float32)
+
+
+def _without_background(
+    total: FieldMap, mask: BoolMap, echoes: GradientEchoes, settings: ChimapSettings
+) -> tuple[FloatMap, BoolMap]:
+    if settings.background == "vsharp":
+        return remove_background_vsharp(
+            total.field_ppm,
+            mask,
+            echoes.spacing_mm,
+            radii_mm=_radii_mm(settings, echoes.spacing_mm),
+            threshold=settings.vsharp_threshold,
+        )
+    if settings.background == "pdf":
+        spacing, b0 = echoes.spacing_mm, echoes.b0_direction
+        return remove_background_pdf(total, mask, spacing, b0, tolerance=settings.pdf_tolerance)
+    raise ConfigError(
+        f"unknown background removal {settings.background!r}; known are 'vsharp' and 'pdf'"
+    )
+
+
+def _inverted(
+    field: FloatMap,
+    local: LocalField,
+    echoes: GradientEchoes,
+    settings: ChimapSettings,
+    *,
+    start_ppm: FloatMap | None,
+) -> FloatMap:
+    morphology = None
     if settings.method == "medi":
         square = sum(np.abs(signal) ** 2 for signal in echoes.signals)
         magnitude = np.sqrt(square).astype(np.float32)
-    chi = invert(
-        local.field_ppm,
-        inner,
+        morphology = Morphology(local.total.weight, magnitude, start_ppm)
+    return invert(
+        field,
+        local.mask,
         echoes.spacing_mm,
         echoes.b0_direction,
         method=settings.method,
         strength=settings.strength,
-        morphology=None if magnitude is None else Morphology(local.weight, magnitude),
+        morphology=morphology,
         tolerance=settings.tolerance,
     )
-    where = inner & csf if settings.reference == "csf" and csf is not None else inner
-    zero = float(np.mean(chi[where if where.any() else inner]))
-    return np.where(inner, chi - np.float32(zero), 0).astype(np.float32)
 
 
 def _total_field(echoes: GradientEchoes, brain: BoolMap, unwrap: UnwrapMethod) -> FieldMap:
