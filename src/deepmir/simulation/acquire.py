@@ -236,6 +236,9 @@ def _background_field(scene: Scene, grid: _ScanGrid) -> FloatMap:
     # Sharp steps of 9 ppm would ring through the whole head at twice the voxel's length; a ball
     # that is blurred has the same field outside.
     chi = ndimage.gaussian_filter(chi, 1.0)
+    # Inside the head these are no sources: what the blur carries over the brain's rim, and holes
+    # of the label map, would come out as susceptibility of the brain.
+    chi[scene.coarse_brain | ~np.isin(scene.coarse_labels, _EXTRACRANIAL)] = 0
     step = (float(COARSE_MM),) * 3
     field = field_ppm(chi - np.float32(AIR_CHI_PPM), step, grid.b0, margin_mm=60.0)
     field = field - _low_order_fit(field, np.isin(scene.coarse_labels, _SHIMMED))

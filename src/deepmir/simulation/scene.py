@@ -45,6 +45,7 @@ class Scene:
     brain: BoolMap
     affine: Affine  # of the 1 mm grid, scanner mm
     coarse_labels: IntMap  # whole head at 2 mm, for the background field
+    coarse_brain: BoolMap
     coarse_origin_mm: tuple[float, float, float]  # its voxel (0,0,0) in the 1 mm grid's frame
     veins: list[Vessel]
     deposits: list[Deposit]
@@ -88,7 +89,7 @@ def build_scene(
         box = low, high
     labels, regions, brain = _resample(anatomy, variation, axes, box, step_mm=1.0)
     wide = _bounding_box(anatomy.labels > 0, anatomy, variation, axes, _COARSE_MARGIN_MM)
-    coarse, _, _ = _resample(anatomy, variation, axes, wide, step_mm=COARSE_MM)
+    coarse, _, coarse_brain = _resample(anatomy, variation, axes, wide, step_mm=COARSE_MM)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = axes, axes @ box[0]
     offset = wide[0] - box[0]
@@ -98,6 +99,7 @@ def build_scene(
         brain=brain.astype(bool),
         affine=affine,
         coarse_labels=_continue_neck(coarse),
+        coarse_brain=coarse_brain.astype(bool),
         coarse_origin_mm=(float(offset[0]), float(offset[1]), float(offset[2])),
         veins=grow_veins(labels, brain.astype(bool), sample_parameters(rng), rng),
         deposits=sample_deposits(labels, counts, rng),
