@@ -165,3 +165,13 @@ def test_a_mask_smaller_than_the_smallest_sphere_is_refused():
         remove_background_vsharp(
             np.zeros((9, 9, 9), np.float32), mask, (1, 1, 1), radii_mm=(2.0,), threshold=0.05
         )
+
+
+def test_a_brain_that_fills_the_field_of_view_does_not_meet_itself():
+    i = np.arange(40)[:, None, None] * np.ones((1, 36, 30))
+    ramp = (0.01 * i).astype(np.float32)  # harmonic, but its two ends differ
+    options = {"radii_mm": (1.1, 3.0, 5.0), "threshold": 0.05}
+    local, inner = remove_background_vsharp(ramp, np.ones(ramp.shape, bool), (1, 1, 1), **options)
+    assert not inner[0].any()
+    assert not inner[-1].any()
+    assert np.abs(local).max() < 0.01

@@ -51,6 +51,18 @@ def remove_background_vsharp(
     GeometryError
         If no voxel of the mask holds the smallest sphere.
     """
+    margin = _missing_margin(mask, spacing_mm, max(radii_mm))
+    if any(margin):
+        far = [(0, n) for n in margin]
+        local, done = remove_background_vsharp(
+            np.pad(field_ppm, far),
+            np.pad(mask, far),
+            spacing_mm,
+            radii_mm=radii_mm,
+            threshold=threshold,
+        )
+        i, j, k = mask.shape
+        return local[:i, :j, :k], done[:i, :j, :k]
     shape = (mask.shape[0], mask.shape[1], mask.shape[2])
     field_spectrum = rfft3((field_ppm * mask).astype(np.float32))
     mask_spectrum = rfft3(mask.astype(np.float32))
@@ -73,6 +85,20 @@ def remove_background_vsharp(
     inverse = np.where(small, 0, 1 / np.where(small, 1, deconvolution))
     local = irfft3(rfft3(result) * inverse, shape)
     return np.where(done, local, 0).astype(np.float32), done
+
+
+def _missing_margin(mask: BoolMap, spacing_mm: Sequence[float], radius_mm: float) -> list[int]:
+    """Voxels to add at the far ends, so that no sphere reaches the mask's other side.
+
+    Convolution is circular: a brain cut by both ends of the field of view would meet itself.
+    """
+    margin = []
+    for axis, step in enumerate(spacing_mm):
+        others = tuple(other for other in range(3) if other != axis)
+        used = np.flatnonzero(mask.any(axis=others))
+        free = mask.shape[axis] - (int(used[-1] - used[0]) + 1 if used.size else 0)
+        margin.append(max(int(np.ceil(radius_mm / step)) - free, 0))
+    return margin
 
 
 def _sphere_spectrum(

@@ -56,7 +56,6 @@ class Morphology:
 
     weight: FloatMap  # (I, J, K) trust in the field: inverse standard deviation, any unit
     magnitude: FloatMap  # (I, J, K) image whose edges those of χ may follow
-    start_ppm: FloatMap | None = None  # (I, J, K) χ to start from; None: 0
 
 
 def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
@@ -95,10 +94,7 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
     threshold = [np.float32(strength) / splitting * part for part in cost]
     field, field_gap = local_ppm * mask, np.zeros(shape, dtype=np.float32)
     chi = np.zeros(shape, dtype=np.float32)
-    if morphology.start_ppm is not None:
-        chi = morphology.start_ppm
-        field = irfft3(kernel * rfft3(chi), shape)
-    slope = _gradient(chi, spacing_mm)
+    slope = [np.zeros(shape, dtype=np.float32) for _ in spacing_mm]
     slope_gap = [np.zeros(shape, dtype=np.float32) for _ in spacing_mm]
     for _ in range(MAX_ITERATIONS):
         before = chi
@@ -222,14 +218,12 @@ def _inverted_in_box(  # noqa: PLR0913 - as `invert`
         (0, fast_length(n + int(np.ceil(_MARGIN_MM / step))) - n)
         for n, step in zip(size, spacing_mm, strict=True)
     ]
-    start = morphology.start_ppm
     chi = invert_medi(
         np.pad(local_ppm[box], margin),
         np.pad(mask[box], margin),
         Morphology(
             np.pad(morphology.weight[box], margin),
             np.pad(morphology.magnitude[box], margin),
-            None if start is None else np.pad(start[box], margin),
         ),
         spacing_mm,
         b0,

@@ -174,14 +174,14 @@ def invert_local_field(
         If the method is unknown.
     """
     inner = local.mask
-    chi = _inverted(local.field_ppm, local, echoes, settings, start_ppm=None)
+    chi = _inverted(local.field_ppm, local, echoes, settings)
     for _ in range(settings.refinements):
         explained = field_ppm(
             chi, echoes.spacing_mm, echoes.b0_direction, margin_mm=_CONVOLUTION_MARGIN_MM
         )
         rest = FieldMap(local.total.field_ppm - explained, local.total.weight)
         remaining, _ = _without_background(rest, local.brain, echoes, settings)
-        chi = _inverted(remaining + explained, local, echoes, settings, start_ppm=chi)
+        chi = _inverted(remaining + explained, local, echoes, settings)
     where = inner & csf if settings.reference == "csf" and csf is not None else inner
     zero = float(np.mean(chi[where if where.any() else inner]))
     return np.where(inner, chi - np.float32(zero), 0).astype(np.float32)
@@ -211,14 +211,12 @@ def _inverted(
     local: LocalField,
     echoes: GradientEchoes,
     settings: ChimapSettings,
-    *,
-    start_ppm: FloatMap | None,
 ) -> FloatMap:
     morphology = None
     if settings.method == "medi":
         square = sum(np.abs(signal) ** 2 for signal in echoes.signals)
         magnitude = np.sqrt(square).astype(np.float32)
-        morphology = Morphology(local.total.weight, magnitude, start_ppm)
+        morphology = Morphology(local.total.weight, magnitude)
     return invert(
         field,
         local.mask,
