@@ -29,6 +29,8 @@ def test_public_names_are_exactly_these():
         "MissingPartError",
         "Modality",
         "OutputError",
+        "RawScan",
+        "Reconstruction",
         "Scans",
         "SubjectResult",
         "TrainingError",
@@ -39,8 +41,10 @@ def test_public_names_are_exactly_these():
         "measure",
         "read_config",
         "read_volume",
+        "reconstruct",
         "segment",
         "simulate",
+        "write_reconstruction",
         "write_result",
     }
 

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from deepmir.io.nifti import read_volume
+    from deepmir.io.raw import RawScan
     from deepmir.labels import Finding
     from deepmir.lesions import Lesion
     from deepmir.pipeline import measure, segment
+    from deepmir.reconstruction.person import Reconstruction, reconstruct, write_reconstruction
     from deepmir.result import SubjectResult, write_result
     from deepmir.scoring import EvaluationSettings, EvaluationSources, evaluate
     from deepmir.simulation.cohort import simulate_cohort as simulate
@@ -48,6 +50,8 @@ __all__ = [
     "MissingPartError",
     "Modality",
     "OutputError",
+    "RawScan",
+    "Reconstruction",
     "Scans",
     "SubjectResult",
     "TrainingError",
@@ -58,8 +62,10 @@ __all__ = [
     "measure",
     "read_config",
     "read_volume",
+    "reconstruct",
     "segment",
     "simulate",
+    "write_reconstruction",
     "write_result",
 ]
 
@@ -76,6 +82,8 @@ _HOMES = {
     "MissingPartError": "deepmir.errors",
     "Modality": "deepmir.volume",
     "OutputError": "deepmir.errors",
+    "RawScan": "deepmir.io.raw",
+    "Reconstruction": "deepmir.reconstruction.person",
     "Scans": "deepmir.volume",
     "SubjectResult": "deepmir.result",
     "TrainingError": "deepmir.errors",
@@ -86,8 +94,10 @@ _HOMES = {
     "measure": "deepmir.pipeline",
     "read_config": "deepmir.config",
     "read_volume": "deepmir.io.nifti",
+    "reconstruct": "deepmir.reconstruction.person",
     "segment": "deepmir.pipeline",
     "simulate": "deepmir.simulation.cohort:simulate_cohort",
+    "write_reconstruction": "deepmir.reconstruction.person",
     "write_result": "deepmir.result",
 }
 """Where each public name lives (PEP 562): ``module`` or ``module:name there``."""

@@ -33,6 +33,48 @@ class PreprocessConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class ReconstructConfig:
+    """How SWI and Chimap are made of raw phase (docs/reconstruction.md compares the methods)."""
+
+    unwrap: Literal["laplacian", "path"] = "laplacian"
+    """`laplacian`: smooth and without errors of whole turns; `path`: exact, along the most
+    reliable paths (as ROMEO, doi:10.1002/mrm.28563)."""
+    background: Literal["vsharp", "pdf"] = "vsharp"
+    """`vsharp` (doi:10.1016/j.neuroimage.2010.10.070); `pdf`: projection onto dipole fields
+    (doi:10.1002/nbm.1670), which keeps the rim of the brain."""
+    largest_sphere_mm: float = Field(default=12.0, ge=2, le=40)
+    """Radius of the largest sphere of V-SHARP."""
+    vsharp_threshold: float = Field(default=0.05, gt=0, lt=1)
+    """Truncation of the deconvolution of V-SHARP."""
+    pdf_tolerance: float = Field(default=0.03, gt=0, lt=1)
+    """Share of its first residual at which PDF stops."""
+    inversion: Literal["tkd", "closed-form", "medi"] = "medi"
+    """`tkd` (doi:10.1002/mrm.22135), `closed-form` (doi:10.1002/jmri.24365), or `medi`: iterative,
+    sparing the edges of the magnitude (doi:10.1002/mrm.22816)."""
+    strength: float | None = Field(default=None, gt=0)
+    """Threshold of TKD (0.15), weight of the closed form (0.003) or of MEDI (0.0003); none: the
+    number in brackets."""
+    tolerance: float = Field(default=0.03, gt=0, lt=1)
+    """MEDI stops when an iteration changes χ by less than this share of its norm."""
+    refinements: int = Field(default=1, ge=0, le=5)
+    """How often the background is removed again from the field that χ does not explain yet."""
+    erosion_mm: float = Field(default=1.0, ge=0, le=10)
+    """Rim of the brain that is taken off first."""
+    reference: Literal["brain", "csf"] = "brain"
+    """What has χ = 0: the mean of the brain, or CSF of the ventricles (found by slow decay)."""
+    swi_echo: int | None = Field(default=None, ge=1)
+    """Number of the echo that makes the SWI, from 1; none: TE nearest to 60 ms over tesla."""
+    swi_phase: Literal["unwrapped", "homodyne"] = "unwrapped"
+    """Phase of the SWI: unwrapped first (fewer fringes), or filtered as scanners do."""
+    swi_filter: float = Field(default=64.0, ge=8, le=256)
+    """High-pass filter of the SWI's phase: k-space samples of a field of view of 240 mm."""
+    swi_power: int = Field(default=4, ge=1, le=8)
+    """How often the phase mask multiplies the magnitude."""
+    minip_mm: float = Field(default=8.0, gt=0, le=50)
+    """Thickness of the slab of the minimum-intensity projection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class SegmentConfig:
     """How the network is run."""
 
@@ -70,6 +112,7 @@ class ReportConfig:
 class Config:
     """All settings of one run."""
 
+    reconstruct: ReconstructConfig = Field(default_factory=ReconstructConfig)
     preprocess: PreprocessConfig = Field(default_factory=PreprocessConfig)
     segment: SegmentConfig = Field(default_factory=SegmentConfig)
     lesions: LesionConfig = Field(default_factory=LesionConfig)

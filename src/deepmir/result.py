@@ -17,6 +17,7 @@ from deepmir.errors import OutputError
 from deepmir.evaluation.detection import Score
 from deepmir.io.atomic import stage_outputs, write_text, writing
 from deepmir.io.bids import (
+    DERIVATIVE_NAME,
     DatasetKind,
     SubjectOutputs,
     check_dataset_folder,
@@ -34,8 +35,6 @@ from deepmir.preprocessing.run import Prepared
 from deepmir.report.subject import render_subject
 from deepmir.report.view import SubjectView
 from deepmir.volume import Notice
-
-DATASET_NAME = "deepmir: microbleeds, iron deposits and calcifications"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,7 +103,7 @@ class Reserved:
         timer = StageTimer()
         with timer.stage("write"):
             write_dataset_files(
-                self.staging, kind=DatasetKind.DERIVATIVE, name=DATASET_NAME, out=self.out
+                self.staging, kind=DatasetKind.DERIVATIVE, name=DERIVATIVE_NAME, out=self.out
             )
             _write_maps(result, self.staging, save_probabilities=save_probabilities)
             _write_tables(result, self.staging)

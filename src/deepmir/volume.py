@@ -23,6 +23,9 @@ class Modality(StrEnum):
     CHIMAP = "Chimap"
     MASK = "mask"
     DSEG = "dseg"
+    MEGRE = "MEGRE"  # one echo of a gradient echo, magnitude or phase
+    MINIP = "minIP"
+    R2STARMAP = "R2starmap"
 
 
 CHANNELS: tuple[Modality, Modality, Modality] = (Modality.T2W, Modality.SWI, Modality.CHIMAP)

@@ -16,7 +16,8 @@ from deepmir.io.bids import SubjectOutputs, raw_scan
 from deepmir.model.weights import load_weights
 
 VERBS = (
-    "segment", "measure", "demo", "simulate", "evaluate", "train", "export-nnunet", "study", "info",
+    "segment", "measure", "reconstruct", "demo", "simulate", "evaluate", "train", "export-nnunet",
+    "study", "info",
 )  # fmt: skip
 
 

@@ -57,9 +57,19 @@ def echoes(ball, chi_ppm) -> GradientEchoes:
     return GradientEchoes(signals, times, 3.0, SPACING, B0)
 
 
-@pytest.mark.parametrize(("method", "strength"), [("tkd", 0.15), ("closed-form", 0.003)])
-def test_susceptibility_comes_back_with_its_sign(echoes, ball, chi_ppm, method, strength):
-    settings = ChimapSettings(method=method, strength=strength, largest_sphere_mm=8)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "tkd", "strength": 0.15},
+        {"method": "closed-form", "strength": 0.003},
+        {"method": "medi", "strength": 3e-4},
+        {"method": "medi", "strength": 3e-4, "unwrap": "path"},
+        {"method": "tkd", "strength": 0.15, "background": "pdf"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_susceptibility_comes_back_with_its_sign(echoes, ball, chi_ppm, options):
+    settings = ChimapSettings(largest_sphere_mm=8, **options)
     chi, mask = reconstruct_chimap(echoes, ball, settings)
     assert np.corrcoef(chi[mask], chi_ppm[mask])[0, 1] > 0.8
     assert chi[21:23, 25:27, 19:21].mean() > 0.2
@@ -137,7 +147,15 @@ def test_limited_resolution_keeps_a_constant_and_blurs_a_point():
 def test_an_unknown_inversion_is_refused(ball):
     zeros = np.zeros(SHAPE, np.float32)
     with pytest.raises(ConfigError, match="tkd"):
+        invert(zeros, ball, SPACING, B0, method="nonsense", strength=1)
+    with pytest.raises(ConfigError, match="magnitude"):
         invert(zeros, ball, SPACING, B0, method="medi", strength=1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("unwrap", "a"), ("background", "b")])
+def test_an_unknown_method_is_refused(echoes, ball, name, value):
+    with pytest.raises(ConfigError, match="known are"):
+        reconstruct_chimap(echoes, ball, ChimapSettings(**{name: value}))
 
 
 def test_a_mask_smaller_than_the_smallest_sphere_is_refused():
@@ -147,3 +165,13 @@ def test_a_mask_smaller_than_the_smallest_sphere_is_refused():
         remove_background_vsharp(
             np.zeros((9, 9, 9), np.float32), mask, (1, 1, 1), radii_mm=(2.0,), threshold=0.05
         )
+
+
+def test_a_brain_that_fills_the_field_of_view_does_not_meet_itself():
+    i = np.arange(40)[:, None, None] * np.ones((1, 36, 30))
+    ramp = (0.01 * i).astype(np.float32)  # harmonic, but its two ends differ
+    options = {"radii_mm": (1.1, 3.0, 5.0), "threshold": 0.05}
+    local, inner = remove_background_vsharp(ramp, np.ones(ramp.shape, bool), (1, 1, 1), **options)
+    assert not inner[0].any()
+    assert not inner[-1].any()
+    assert np.abs(local).max() < 0.01

@@ -19,6 +19,7 @@ from deepmir.cli import (
     export_nnunet,
     info,
     measure,
+    reconstruct,
     segment,
     simulate,
     study,
@@ -52,7 +53,9 @@ app = typer.Typer(
     ),
 )
 
-for _verb in (segment, measure, demo, simulate, evaluate, train, export_nnunet, study, info):
+for _verb in (
+    segment, measure, reconstruct, demo, simulate, evaluate, train, export_nnunet, study, info,
+):  # fmt: skip
     app.command(
         _verb.__name__.rpartition(".")[2].replace("_", "-"),
         help=_reflow(_verb.run.__doc__ or ""),

@@ -26,6 +26,9 @@ BIDS_VERSION = "1.11.1"
 MAX_LABEL_LENGTH = 64
 """Longer subject labels make file names that some disks refuse."""
 
+DERIVATIVE_NAME = "deepmir: microbleeds, iron deposits and calcifications"
+"""Name of every data set of results, so that all verbs may share one folder."""
+
 _CODE_URL = "https://github.com/deepmir/deepmir"
 _LABEL = re.compile(rf"[0-9A-Za-z]{{1,{MAX_LABEL_LENGTH}}}")
 _SUBJECT_IN_NAME = re.compile(r"(?:^|_)sub-([0-9A-Za-z]+)(?=_|\.|$)")
@@ -44,6 +47,7 @@ _NOT_BIDS: dict[DatasetKind, tuple[str, ...]] = {
         "*_desc-lesions.*",
         "*_desc-mars.*",
         "*_desc-provenance.json",
+        "*_desc-reconstruction_provenance.json",
         "*_swi.*",
         "*_minIP.*",
         "sub-*.html",
@@ -163,6 +167,55 @@ class SubjectOutputs:
         return Path(f"sub-{self.subject}", "anat", f"sub-{self.subject}_desc-{ending}")
 
 
+@dataclass(frozen=True, slots=True)
+class ReconstructionOutputs:
+    """Every file that is made of one person's raw phase, relative to the output folder."""
+
+    subject: str  # without "sub-"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "subject", check_subject(self.subject))
+
+    @property
+    def swi(self) -> Path:
+        """Susceptibility-weighted image."""
+        return self._anat("swi.nii.gz")
+
+    @property
+    def minip(self) -> Path:
+        """Minimum-intensity projection of the SWI over some slices."""
+        return self._anat("minIP.nii.gz")
+
+    @property
+    def chimap(self) -> Path:
+        """Susceptibility in ppm."""
+        return self._anat("Chimap.nii.gz")
+
+    @property
+    def r2starmap(self) -> Path:
+        """Rate of signal decay in 1/s; with two echoes or more."""
+        return self._anat("R2starmap.nii.gz")
+
+    @property
+    def mask(self) -> Path:
+        """Where the Chimap holds: the brain less its rim and broad dropout."""
+        return self._anat("desc-chi_mask.nii.gz")
+
+    @property
+    def provenance(self) -> Path:
+        """What was decided; written last, so that its presence means "complete"."""
+        return self._anat("desc-reconstruction_provenance.json")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of the files that there may be, sidecars included, the provenance last."""
+        images = (self.swi, self.minip, self.chimap, self.r2starmap, self.mask)
+        return (*images, *(sidecar_path(path) for path in images), self.provenance)
+
+    def _anat(self, ending: str) -> Path:
+        return Path(f"sub-{self.subject}", "anat", f"sub-{self.subject}_{ending}")
+
+
 def sidecar_path(path: Path) -> Path:
     """JSON file that describes an image or a table.
 
@@ -175,7 +228,12 @@ def sidecar_path(path: Path) -> Path:
 
 
 def derivative_sidecar_text(
-    description: str, *, sources: Sequence[Path], reference: Path | None, mask: bool = False
+    description: str,
+    *,
+    sources: Sequence[Path],
+    reference: Path | None,
+    mask: bool = False,
+    units: str | None = None,
 ) -> str:
     """Sidecar of a derived image, as JSON text.
 
@@ -189,6 +247,8 @@ def derivative_sidecar_text(
         The scan on whose grid it lies.
     mask : bool
         Whether it is the brain mask, which BIDS wants to be told.
+    units : str, optional
+        Unit of the values.
     """
     sidecar: dict[str, str | list[str]] = {
         "Description": description,
@@ -197,6 +257,8 @@ def derivative_sidecar_text(
     }
     if mask:
         sidecar["Type"] = "Brain"
+    if units is not None:
+        sidecar["Units"] = units
     return _json(sidecar)
 
 

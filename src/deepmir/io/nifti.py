@@ -61,6 +61,39 @@ class _Stored:
         return Volume(data, affine, modality, name=str(self.path), native=native)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """The volumes of one file, such as the echoes of a gradient echo."""
+
+    volumes: tuple[Volume, ...]  # float32, RAS+; what was not finite is 0
+    finite: BoolMap  # (I, J, K): finite in every volume
+    has_orientation: bool  # whether the header says where the voxels lie
+    notices: tuple[Notice, ...]
+
+
+def read_series(path: Path, modality: Modality) -> Series:
+    """Read one volume, or several along a fourth axis, as :func:`read_volume` reads one.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_volume`; also if one volume holds nothing but one value.
+    GeometryError
+        If the voxel size or affine is invalid.
+    """
+    stored = _read_stored(path, series=True)
+    _check_spacing(stored.header.grid, modality, path)
+    notices, volumes = list(stored.header.notices), []
+    finite = np.ones(1, dtype=bool)
+    for voxels in np.moveaxis(stored.voxels, -1, 0) if stored.voxels.ndim == 4 else [stored.voxels]:
+        volume = _Stored(path, stored.header, voxels).reoriented(modality, np.float32)
+        finite = finite & np.isfinite(volume.data)
+        data, found = _replace_nonfinite(cast(FloatMap, volume.data), path)
+        volumes.append(volume.with_data(data))
+        notices += found
+    return Series(tuple(volumes), finite, stored.header.has_orientation, tuple(notices))
+
+
 def read_volume(path: Path, modality: Modality) -> tuple[Volume, tuple[Notice, ...]]:
     """Read one scan as float32 in RAS+ order, with everything a user must be told about it.
 
@@ -203,16 +236,17 @@ def write_map(
 # ---- from bytes ------------------------------------------------------------
 
 
-def _read_stored(path: Path) -> _Stored:
+def _read_stored(path: Path, *, series: bool = False) -> _Stored:
     with _readable(path), path.open("rb") as file:
         is_gzip = file.peek(2)[:2] == _GZIP_MAGIC
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if is_gzip else file
-        header = parse_header(stream.read(LARGEST_HEADER_BYTES), path)
+        header = parse_header(stream.read(LARGEST_HEADER_BYTES), path, series=series)
         stream.seek(header.offset)
         content = _read_exactly(stream, header.n_bytes)
         while is_gzip and stream.read(_CHUNK_BYTES):
             pass  # only at the end does gzip compare its checksum
-    voxels = content.view(header.dtype).reshape(header.grid.shape, order="F")
+    shape = header.grid.shape + ((header.n_volumes,) if header.n_volumes > 1 else ())
+    voxels = content.view(header.dtype).reshape(shape, order="F")
     return _Stored(path, header, voxels)
 
 

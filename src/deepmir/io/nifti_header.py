@@ -37,11 +37,13 @@ class Header:
     slope: float
     intercept: float
     notices: tuple[Notice, ...]
+    n_volumes: int = 1
+    has_orientation: bool = True  # whether sform or qform say where the voxels lie
 
     @property
     def n_bytes(self) -> int:
         """Bytes that the voxels take in the file."""
-        return math.prod(self.grid.shape) * self.dtype.itemsize
+        return math.prod(self.grid.shape) * self.n_volumes * self.dtype.itemsize
 
     @property
     def is_scaled(self) -> bool:
@@ -49,7 +51,7 @@ class Header:
         return (self.slope, self.intercept) != (1.0, 0.0)
 
 
-def parse_header(start: bytes, path: Path) -> Header:
+def parse_header(start: bytes, path: Path, *, series: bool = False) -> Header:
     """Read the first bytes of a file as a NIfTI-1 or NIfTI-2 header of one 3-D volume.
 
     The affine is the sform, else the qform, else the voxel size alone with a notice.
@@ -60,11 +62,13 @@ def parse_header(start: bytes, path: Path) -> Header:
         The first `LARGEST_HEADER_BYTES` bytes of the file, decompressed; fewer if it is short.
     path : Path
         The file, for messages.
+    series : bool
+        Take several volumes along a fourth axis too.
 
     Raises
     ------
     InputError
-        If this is no single-file NIfTI, or a series, a single slice, complex or RGB.
+        If this is no single-file NIfTI, or an unwanted series, a single slice, complex or RGB.
     GeometryError
         If voxel size or affine are invalid.
     """
@@ -76,6 +80,7 @@ def parse_header(start: bytes, path: Path) -> Header:
     except (HeaderDataError, KeyError, ValueError, OverflowError) as error:
         raise InputError(f"{path} has a damaged NIfTI header: {error}; convert it again") from error
     _check_dtype(dtype, path)
+    n_volumes = _count_volumes(raw, path, series=series)
     grid, notices = _stored_grid(raw, path)
     return Header(
         grid=grid,
@@ -84,6 +89,8 @@ def parse_header(start: bytes, path: Path) -> Header:
         slope=1.0 if slope is None else float(slope),
         intercept=0.0 if intercept is None else float(intercept),
         notices=notices,
+        n_volumes=n_volumes,
+        has_orientation=any(int(raw[code]) > 0 for code in ("sform_code", "qform_code")),
     )
 
 
@@ -131,13 +138,21 @@ def _shape(raw: _RawHeader, path: Path) -> Shape:
     shape = tuple(int(length) for length in raw.get_data_shape())
     if any(length < 1 for length in shape):
         raise InputError(f"{path} has the impossible shape {shape}; convert it again")
-    if math.prod(shape[3:]) > 1:
-        raise InputError(f"{path} is a series of shape {shape}; wanted one 3-D volume: extract it")
     if len(shape) < 3 or min(shape[:3]) == 1:
         raise InputError(
             f"{path} is a single slice of shape {shape}; wanted a 3-D volume of several slices"
         )
     return shape[0], shape[1], shape[2]
+
+
+def _count_volumes(raw: _RawHeader, path: Path, *, series: bool) -> int:
+    shape = tuple(int(length) for length in raw.get_data_shape())
+    n_volumes = math.prod(shape[3:])
+    if n_volumes > 1 and not series:
+        raise InputError(f"{path} is a series of shape {shape}; wanted one 3-D volume: extract it")
+    if n_volumes != math.prod(shape[3:4]):
+        raise InputError(f"{path} has the shape {shape}; wanted at most four axes")
+    return max(n_volumes, 1)
 
 
 def _stored_grid(raw: _RawHeader, path: Path) -> tuple[Grid, tuple[Notice, ...]]:

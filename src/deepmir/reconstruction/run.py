@@ -1,22 +1,36 @@
 """The whole reconstruction: complex echoes in, SWI and Chimap out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
-from deepmir.reconstruction.background import remove_background_vsharp
-from deepmir.reconstruction.inversion import InversionMethod, invert
+from deepmir.errors import ConfigError
+from deepmir.physics.dipole import field_ppm
+from deepmir.reconstruction.background import (
+    BackgroundMethod,
+    remove_background_pdf,
+    remove_background_vsharp,
+)
+from deepmir.reconstruction.inversion import InversionMethod, Morphology, invert
 from deepmir.reconstruction.swi import (
     ComplexMap,
     homodyne_phase,
     susceptibility_weighted,
     unwrapped_phase,
 )
-from deepmir.reconstruction.unwrap import combine_echoes
+from deepmir.reconstruction.unwrap import (
+    FieldMap,
+    UnwrapMethod,
+    combine_echoes,
+    laplacian_field,
+    path_field,
+)
 from deepmir.volume import BoolMap, FloatMap
+
+_CONVOLUTION_MARGIN_MM = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +38,31 @@ class ChimapSettings:
     """How a susceptibility map is made."""
 
     method: InversionMethod = "closed-form"
-    strength: float = 0.003  # TKD: threshold; closed form: weight of the gradient
+    strength: float = 0.003  # TKD: threshold; closed form, MEDI: weight of the gradient
     largest_sphere_mm: float = 10.0
     erosion_mm: float = 2.0  # rim of the brain that is lost
     reference: Literal["brain", "csf"] = "brain"  # what has χ = 0
+    unwrap: UnwrapMethod = "laplacian"
+    background: BackgroundMethod = "vsharp"
+    vsharp_threshold: float = 0.1  # truncation of its deconvolution
+    pdf_tolerance: float = 0.03  # share of the residual at which its iteration stops
+    tolerance: float = 0.01  # MEDI stops when an iteration changes χ by less than this share
+    refinements: int = 0  # how often V-SHARP is run again on what χ does not explain yet
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalField:
+    """Field of the sources inside the brain, and where it holds."""
+
+    field_ppm: FloatMap  # (I, J, K), 0 outside the mask
+    mask: BoolMap
+    total: FieldMap  # what it was taken from
+    brain: BoolMap  # (I, J, K) where the background was taken off; the mask is its inner part
+
+    def negated(self) -> "LocalField":
+        """Return the field as it is when phase has the other sign."""
+        total = replace(self.total, field_ppm=-self.total.field_ppm)
+        return replace(self, field_ppm=-self.field_ppm, total=total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,27 +129,118 @@ def reconstruct_chimap(
     ------
     GeometryError
         If the mask is too small for the smallest sphere.
+    ConfigError
+        If a method is unknown.
+    """
+    local = reconstruct_local_field(echoes, brain, settings)
+    return invert_local_field(local, echoes, settings, csf=csf), local.mask
+
+
+def reconstruct_local_field(
+    echoes: GradientEchoes, brain: BoolMap, settings: ChimapSettings
+) -> LocalField:
+    """Unwrap, combine the echoes, and take off the background: what the inversion needs.
+
+    Raises
+    ------
+    GeometryError
+        If the mask is too small for the smallest sphere.
+    ConfigError
+        If a method is unknown.
     """
     mask = erode_mm(brain, echoes.spacing_mm, max(settings.erosion_mm - 1.0, 0.0))
     mask &= reliable_mask(echoes, brain)
-    local, inner = remove_background_vsharp(
-        reconstruct_field(echoes),
-        mask,
-        echoes.spacing_mm,
-        radii_mm=_radii_mm(settings, echoes.spacing_mm),
-        threshold=0.1,
+    total = _total_field(echoes, brain, settings.unwrap)
+    local, inner = _without_background(total, mask, echoes, settings)
+    return LocalField(local, inner, total, mask)
+
+
+def invert_local_field(
+    local: LocalField,
+    echoes: GradientEchoes,
+    settings: ChimapSettings,
+    *,
+    csf: BoolMap | None = None,
+) -> FloatMap:
+    """Susceptibility map in ppm (I, J, K) of a local field, referenced, 0 outside its mask.
+
+    V-SHARP takes off some of the local field too, most of all that of large nuclei. With
+    `refinements`, the field of the χ found so far is taken off the total field first, V-SHARP
+    runs on what is left, and χ is found again from the sum.
+
+    Raises
+    ------
+    ConfigError
+        If the method is unknown.
+    """
+    inner = local.mask
+    chi = _inverted(local.field_ppm, local, echoes, settings)
+    for _ in range(settings.refinements):
+        explained = field_ppm(
+            chi, echoes.spacing_mm, echoes.b0_direction, margin_mm=_CONVOLUTION_MARGIN_MM
+        )
+        rest = FieldMap(local.total.field_ppm - explained, local.total.weight)
+        remaining, _ = _without_background(rest, local.brain, echoes, settings)
+        chi = _inverted(remaining + explained, local, echoes, settings)
+    where = inner & csf if settings.reference == "csf" and csf is not None else inner
+    zero = float(np.mean(chi[where if where.any() else inner]))
+    return np.where(inner, chi - np.float32(zero), 0).astype(np.float32)
+
+
+def _without_background(
+    total: FieldMap, mask: BoolMap, echoes: GradientEchoes, settings: ChimapSettings
+) -> tuple[FloatMap, BoolMap]:
+    if settings.background == "vsharp":
+        return remove_background_vsharp(
+            total.field_ppm,
+            mask,
+            echoes.spacing_mm,
+            radii_mm=_radii_mm(settings, echoes.spacing_mm),
+            threshold=settings.vsharp_threshold,
+        )
+    if settings.background == "pdf":
+        spacing, b0 = echoes.spacing_mm, echoes.b0_direction
+        return remove_background_pdf(total, mask, spacing, b0, tolerance=settings.pdf_tolerance)
+    raise ConfigError(
+        f"unknown background removal {settings.background!r}; known are 'vsharp' and 'pdf'"
     )
-    chi = invert(
-        local,
-        inner,
+
+
+def _inverted(
+    field: FloatMap,
+    local: LocalField,
+    echoes: GradientEchoes,
+    settings: ChimapSettings,
+) -> FloatMap:
+    morphology = None
+    if settings.method == "medi":
+        square = sum(np.abs(signal) ** 2 for signal in echoes.signals)
+        magnitude = np.sqrt(square).astype(np.float32)
+        morphology = Morphology(local.total.weight, magnitude)
+    return invert(
+        field,
+        local.mask,
         echoes.spacing_mm,
         echoes.b0_direction,
         method=settings.method,
         strength=settings.strength,
+        morphology=morphology,
+        tolerance=settings.tolerance,
     )
-    where = inner & csf if settings.reference == "csf" and csf is not None else inner
-    zero = float(np.mean(chi[where if where.any() else inner]))
-    return np.where(inner, chi - np.float32(zero), 0).astype(np.float32), inner
+
+
+def _total_field(echoes: GradientEchoes, brain: BoolMap, unwrap: UnwrapMethod) -> FieldMap:
+    phases = [np.angle(signal).astype(np.float32) for signal in echoes.signals]
+    magnitudes = [np.abs(signal).astype(np.float32) for signal in echoes.signals]
+    times, b0_t = echoes.echo_times_s, echoes.b0_t
+    if unwrap == "laplacian":
+        spacing = echoes.spacing_mm
+        return laplacian_field(
+            phases, magnitudes, echo_times_s=times, b0_t=b0_t, spacing_mm=spacing
+        )
+    if unwrap == "path":
+        return path_field(phases, magnitudes, brain, echo_times_s=times, b0_t=b0_t)
+    raise ConfigError(f"unknown unwrapping {unwrap!r}; known are 'laplacian' and 'path'")
 
 
 def reliable_mask(echoes: GradientEchoes, brain: BoolMap) -> BoolMap:

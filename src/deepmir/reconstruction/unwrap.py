@@ -1,12 +1,22 @@
 """Phase unwrapping and the combination of echoes into one field map."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from scipy import fft
+import numpy.typing as npt
+from scipy import fft, ndimage, sparse
+from scipy.sparse import csgraph
 
 from deepmir.physics.signal import phase_per_ppm_rad
-from deepmir.volume import FloatMap
+from deepmir.volume import BoolMap, FloatMap
+
+UnwrapMethod = Literal["laplacian", "path"]
+
+_TURN = np.float32(2 * np.pi)
+_WORST_EDGE = 1e-4  # a sparse graph takes 0 for "no edge"
 
 
 def unwrap_laplacian(phase_rad: FloatMap, spacing_mm: Sequence[float]) -> FloatMap:
@@ -24,8 +34,7 @@ def unwrap_laplacian(phase_rad: FloatMap, spacing_mm: Sequence[float]) -> FloatM
     """
     laplacian = np.zeros(phase_rad.shape, dtype=np.float32)
     for axis, step in enumerate(spacing_mm):
-        difference = np.diff(phase_rad, axis=axis).astype(np.float32)
-        wrapped = difference - 2 * np.pi * np.round(difference / (2 * np.pi))
+        wrapped = wrap(np.diff(phase_rad, axis=axis).astype(np.float32))
         wrapped /= step**2
         inner = [slice(None)] * 3
         inner[axis] = slice(None, -1)
@@ -38,6 +47,107 @@ def unwrap_laplacian(phase_rad: FloatMap, spacing_mm: Sequence[float]) -> FloatM
     return np.asarray(fft.idctn(spectrum, type=2, workers=-1), dtype=np.float32)
 
 
+def wrap(phase_rad: FloatMap) -> FloatMap:
+    """Bring phase into −π to π.
+
+    Examples
+    --------
+    >>> [round(float(x), 2) for x in wrap(np.array([0.5, 3.5, -7.0], dtype=np.float32))]
+    [0.5, -2.78, -0.72]
+    """
+    return np.asarray(phase_rad - _TURN * np.round(phase_rad / _TURN), dtype=phase_rad.dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnwrapTree:
+    """The paths along which a mask is unwrapped: a parent for every voxel of it."""
+
+    mask: BoolMap  # (I, J, K)
+    parent: npt.NDArray[np.int32]  # (n,) by number of the voxel within the mask; a root: itself
+    piece: npt.NDArray[np.int32]  # (n,) number of the connected piece of the mask
+
+
+def plan_paths(
+    phases_rad: Sequence[FloatMap],
+    magnitude: FloatMap,
+    mask: BoolMap,
+    *,
+    times_s: Sequence[float],
+) -> UnwrapTree:
+    """Find the most reliable paths through a mask: a maximum spanning tree of its edges.
+
+    Growing a region over the best edge first, as ROMEO does (Dymerska 2021,
+    doi:10.1002/mrm.28563), builds exactly this tree. An edge between two neighbours is as good
+    as its phase step is small, as the steps of two echoes agree, and as their magnitudes do.
+
+    Parameters
+    ----------
+    phases_rad : sequence of (I, J, K) arrays
+        One wrapped phase, or two whose steps are compared.
+    magnitude : (I, J, K) array
+    mask : (I, J, K) bool array
+    times_s : sequence of floats
+        When the phases had evolved.
+    """
+    number = np.full(mask.shape, -1, dtype=np.int32)
+    n = int(np.count_nonzero(mask))
+    number[mask] = np.arange(n, dtype=np.int32)
+    rows, columns, costs = [], [], []
+    for axis in range(3):
+        start, end = _neighbours(axis)
+        both = mask[start] & mask[end]
+        quality = _edge_quality(phases_rad, magnitude, (start, end, both), times_s)
+        rows.append(number[start][both])
+        columns.append(number[end][both])
+        costs.append(np.maximum(1 - quality, _WORST_EDGE))
+    graph = sparse.coo_array(
+        (np.concatenate(costs), (np.concatenate(rows), np.concatenate(columns))), shape=(n, n)
+    )
+    tree = csgraph.minimum_spanning_tree(graph.tocsr())
+    _, piece = csgraph.connected_components(tree, directed=False)
+    return UnwrapTree(mask, _parents(tree, piece), piece)
+
+
+def unwrap_along(
+    tree: UnwrapTree, phase_rad: FloatMap, *, near_rad: FloatMap | None = None
+) -> FloatMap:
+    """Unwrap phase along the paths of a tree: (I, J, K), 0 outside its mask.
+
+    Parameters
+    ----------
+    near_rad : (I, J, K) array, optional
+        Each connected piece is moved by whole turns so that its median lies nearest to that of
+        this map; by default nearest to zero.
+    """
+    phase = phase_rad[tree.mask]
+    parent = tree.parent
+    turns = -np.round((phase - phase[parent]) / _TURN).astype(np.int32)
+    # The sum over the whole path to the root, by doubling the stride: each round adds what lies
+    # beyond, so that a path of a million voxels takes twenty rounds.
+    while True:
+        turns += turns[parent]
+        further = parent[parent]
+        if np.array_equal(parent, further):
+            break
+        parent = further
+    unwrapped = phase + _TURN * turns
+    away = unwrapped if near_rad is None else unwrapped - near_rad[tree.mask]
+    pieces = np.arange(int(tree.piece.max()) + 1)
+    medians = np.asarray(ndimage.median(away, tree.piece, pieces), dtype=np.float32)
+    unwrapped -= (_TURN * np.round(medians / _TURN))[tree.piece]
+    result = np.zeros(phase_rad.shape, dtype=np.float32)
+    result[tree.mask] = unwrapped
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FieldMap:
+    """Total field and how far each voxel of it can be trusted."""
+
+    field_ppm: FloatMap  # (I, J, K), up to a smooth offset
+    weight: FloatMap  # (I, J, K): inverse standard deviation, up to a factor
+
+
 def combine_echoes(
     phases_rad: Sequence[FloatMap],
     magnitudes: Sequence[FloatMap],
@@ -46,26 +156,134 @@ def combine_echoes(
     b0_t: float,
     spacing_mm: Sequence[float],
 ) -> FloatMap:
-    """Field map in ppm from the unwrapped echoes, weighted by TE² · magnitude².
+    """Field map in ppm (I, J, K) of :func:`laplacian_field`, without its weight."""
+    return laplacian_field(
+        phases_rad, magnitudes, echo_times_s=echo_times_s, b0_t=b0_t, spacing_mm=spacing_mm
+    ).field_ppm
+
+
+def laplacian_field(
+    phases_rad: Sequence[FloatMap],
+    magnitudes: Sequence[FloatMap],
+    *,
+    echo_times_s: Sequence[float],
+    b0_t: float,
+    spacing_mm: Sequence[float],
+) -> FieldMap:
+    """Field map in ppm from the echoes, each unwrapped by its Laplacian.
 
     The weights are the inverse variances of the echoes' fields (Robinson 2017,
     doi:10.1002/nbm.3601). Each echo is unwrapped against the one before it and the differences
     are added up: steps between echoes wrap less than echoes do, and the receive coil's phase
     drops out. A single echo keeps that phase, smooth enough for background removal.
     """
+    steps, times_s = echo_steps(phases_rad, echo_times_s)
+    unwrapped = (unwrap_laplacian(step, spacing_mm) for step in steps)
+    return _weighted_mean(unwrapped, magnitudes, times_s=times_s, b0_t=b0_t)
+
+
+def path_field(
+    phases_rad: Sequence[FloatMap],
+    magnitudes: Sequence[FloatMap],
+    mask: BoolMap,
+    *,
+    echo_times_s: Sequence[float],
+    b0_t: float,
+) -> FieldMap:
+    """Field map in ppm inside a mask, its echoes unwrapped along the most reliable paths.
+
+    As :func:`laplacian_field`, but exact to whole turns, which the Laplacian is not where the
+    phase steps by more than π between neighbours, as it does at microbleeds.
+    """
+    steps, times_s = echo_steps(phases_rad, echo_times_s)
+    elapsed_s = np.diff([0.0, *times_s])
+    ends = (0, len(steps) - 1) if len(steps) > 1 else (0,)
+    tree = plan_paths(
+        [steps[n] for n in ends], magnitudes[-1], mask, times_s=[elapsed_s[n] for n in ends]
+    )
+    unwrapped = [unwrap_along(tree, steps[0])]
+    for step, elapsed in zip(steps[1:], elapsed_s[1:], strict=True):
+        expected = unwrapped[0] * np.float32(elapsed / elapsed_s[0])
+        unwrapped.append(unwrap_along(tree, step, near_rad=expected))
+    return _weighted_mean(unwrapped, magnitudes, times_s=times_s, b0_t=b0_t)
+
+
+def relative_weight(weight: FloatMap, mask: BoolMap) -> FloatMap:
+    """Weight whose mean in the mask is 1; at most 3, so that outliers do not rule; 0 outside."""
+    mean = max(float(np.mean(weight[mask])), 1e-20) if mask.any() else 1.0
+    return np.where(mask, np.minimum(weight / np.float32(mean), 3), 0).astype(np.float32)
+
+
+def echo_steps(
+    phases_rad: Sequence[FloatMap], echo_times_s: Sequence[float]
+) -> tuple[list[FloatMap], list[float]]:
+    """Phase steps from echo to echo, and the time from the first echo to the end of each.
+
+    A single echo is one step from the excitation.
+    """
     if len(phases_rad) == 1:
-        scale = phase_per_ppm_rad(b0_t, echo_times_s[0])
-        return unwrap_laplacian(phases_rad[0], spacing_mm) / np.float32(scale)
-    total = np.zeros(phases_rad[0].shape, dtype=np.float32)
-    weights = np.full(phases_rad[0].shape, 1e-12, dtype=np.float32)
-    phase = np.zeros(phases_rad[0].shape, dtype=np.float32)
-    for n in range(1, len(phases_rad)):
-        phase = phase + unwrap_laplacian(phases_rad[n] - phases_rad[n - 1], spacing_mm)
-        elapsed = echo_times_s[n] - echo_times_s[0]
-        weight = np.float32(elapsed**2) * magnitudes[n] ** 2
-        total += weight * phase / np.float32(phase_per_ppm_rad(b0_t, elapsed))
+        return [phases_rad[0]], [echo_times_s[0]]
+    steps = [late - early for early, late in itertools.pairwise(phases_rad)]
+    return steps, [time - echo_times_s[0] for time in echo_times_s[1:]]
+
+
+def _weighted_mean(
+    steps_rad: Iterable[FloatMap],
+    magnitudes: Sequence[FloatMap],
+    *,
+    times_s: Sequence[float],
+    b0_t: float,
+) -> FieldMap:
+    """Mean field of unwrapped echo steps, weighted by TE² · magnitude²."""
+    total = np.zeros(magnitudes[0].shape, dtype=np.float32)
+    weights = np.full(magnitudes[0].shape, 1e-12, dtype=np.float32)
+    phase = np.zeros(magnitudes[0].shape, dtype=np.float32)
+    late_magnitudes = magnitudes[-len(times_s) :]
+    for step, magnitude, time in zip(steps_rad, late_magnitudes, times_s, strict=True):
+        phase = phase + step
+        weight = np.float32(time**2) * magnitude**2
+        total += weight * phase / np.float32(phase_per_ppm_rad(b0_t, time))
         weights += weight
-    return total / weights
+    return FieldMap(total / weights, np.sqrt(weights))
+
+
+def _neighbours(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Slices of the first and of the second voxel of every pair along an axis."""
+    start, end = [slice(None)] * 3, [slice(None)] * 3
+    start[axis], end[axis] = slice(None, -1), slice(1, None)
+    return tuple(start), tuple(end)
+
+
+def _edge_quality(
+    phases_rad: Sequence[FloatMap],
+    magnitude: FloatMap,
+    both: tuple[tuple[slice, ...], tuple[slice, ...], BoolMap],
+    times_s: Sequence[float],
+) -> npt.NDArray[np.float32]:
+    """Reliability (n,) of the edges between neighbours that lie in the mask, 0 to 1."""
+    start, end, inside = both
+    steps = [wrap(phase[end][inside] - phase[start][inside]) for phase in phases_rad]
+    quality = 1 - np.abs(steps[-1]) / np.float32(np.pi)
+    if len(steps) > 1:
+        expected = steps[0] * np.float32(times_s[-1] / times_s[0])
+        quality *= 1 - np.minimum(np.abs(wrap(expected - steps[-1])), np.pi) / np.float32(np.pi)
+    one, other = magnitude[start][inside], magnitude[end][inside]
+    larger = np.maximum(np.maximum(one, other), np.float32(1e-20))
+    return np.asarray(quality * (np.minimum(one, other) / larger) ** 2, dtype=np.float32)
+
+
+def _parents(tree: sparse.csr_array, piece: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Parent of every node of a forest; the first node of each piece is its own parent."""
+    n = piece.size
+    _, roots = np.unique(piece, return_index=True)
+    links = tree.tocoo()
+    # a further node joined to all roots lets one search reach every piece
+    rows = np.concatenate([links.coords[0], np.full(roots.size, n)])
+    columns = np.concatenate([links.coords[1], roots])
+    joined = sparse.coo_array((np.ones(rows.size), (rows, columns)), shape=(n + 1, n + 1))
+    _, parent = csgraph.breadth_first_order(joined.tocsr(), n, directed=False)
+    parent = parent[:n]
+    return np.where(parent == n, np.arange(n), parent).astype(np.int32)
 
 
 def _laplacian_eigenvalues(shape: Sequence[int], spacing_mm: Sequence[float]) -> FloatMap:

@@ -1,5 +1,6 @@
 """The scan itself: field, complex echoes on a finer grid, noise, and the T2w beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ from deepmir.reconstruction.swi import (
     limit_resolution,
     unwrapped_phase,
 )
-from deepmir.simulation.lesions import DepositEffect, ScanGeometry, deposit_effect
+from deepmir.simulation.lesions import Deposit, DepositEffect, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import Protocol
 from deepmir.simulation.scene import COARSE_MM, Scene, interpolate_axis
 from deepmir.simulation.tissue import (
@@ -59,6 +60,7 @@ class Acquisition:
     effects: tuple[DepositEffect | None, ...]  # one per deposit of the scene
     vein_fraction: FloatMap
     fringes: BoolMap  # where the coils' phase alone darkens SWI
+    chi_ppm: FloatMap  # the truth: tissue, veins and deposits; 0 outside the skull
     labels: IntMap
     regions: IntMap
     brain: BoolMap
@@ -76,7 +78,7 @@ def acquire(
     grid = _scan_grid(scene, protocol)
     tissue = sample_tissue_values(rng, b0_t=protocol.b0_t, age_years=scene.variation.age_years)
     blood = _sample_venous_blood(rng, protocol.b0_t)
-    signals, fraction = _tissue_echoes(scene, protocol, grid, tissue, blood, rng)
+    signals, fraction, chi = _tissue_echoes(scene, protocol, grid, tissue, blood, rng)
     coil = _coil(grid.shape, rng)
     fringes = np.zeros(grid.shape, dtype=bool)
     if protocol.phase_poles or protocol.sequence == "2D":
@@ -108,6 +110,7 @@ def acquire(
         effects=effects,
         vein_fraction=fraction,
         fringes=fringes,
+        chi_ppm=_with_deposits(chi, scene.deposits, effects),
         labels=labels,
         regions=regions,
         brain=brain.astype(bool),
@@ -203,8 +206,8 @@ def _tissue_echoes(
     tissue: TissueValues,
     blood: _VenousBlood,
     rng: np.random.Generator,
-) -> tuple[list[ComplexMap], FloatMap]:
-    """Echoes of tissue, veins and spaces without noise, coil and deposits; the veins' share."""
+) -> tuple[list[ComplexMap], FloatMap, FloatMap]:
+    """Echoes of tissue, veins and spaces without noise, coil and deposits; veins' share; χ."""
     maps = _fine_maps(scene, protocol, grid, tissue, rng)
     veins = _fine_fraction(scene.veins, grid)
     maps.chi_ppm[...] += veins * (np.float32(blood.chi_ppm) - maps.chi_ppm)
@@ -215,7 +218,7 @@ def _tissue_echoes(
     echoes = [
         _one_echo(maps, field, echo_time, protocol, grid) for echo_time in protocol.echo_times_s
     ]
-    return echoes, sum_subvoxels(veins, grid.factors)
+    return echoes, sum_subvoxels(veins, grid.factors), sum_subvoxels(maps.chi_ppm, grid.factors)
 
 
 def _one_echo(
@@ -435,6 +438,17 @@ def _apply_effects(
             for echo, factor in zip(affected, effect.echo_factors, strict=True):
                 echo[effect.block] *= factor
     return affected
+
+
+def _with_deposits(
+    chi_ppm: FloatMap, deposits: Sequence[Deposit], effects: tuple[DepositEffect | None, ...]
+) -> FloatMap:
+    """Add the deposits' own χ to the true map: they are simulated on top of their tissue."""
+    total = chi_ppm.copy()
+    for deposit, effect in zip(deposits, effects, strict=True):
+        if effect is not None:
+            total[effect.block] += effect.fraction * np.float32(deposit.chi_ppm)
+    return total
 
 
 def _finish(
