@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from deepmir.evaluation.detection import evaluate_person
 from deepmir.labels import Finding
+from deepmir.model.weights import Calibration
 from deepmir.segmentation import findings_of
 from deepmir.training.thresholds import (
     CANDIDATES,
@@ -15,6 +16,8 @@ from deepmir.training.thresholds import (
     choose_thresholds,
     peak_scores,
 )
+
+PLAIN = dict.fromkeys(Finding, Calibration())
 
 
 def scan(seed):
@@ -34,8 +37,8 @@ def scan(seed):
 @given(st.integers(0, 999), st.sampled_from(CANDIDATES))
 def test_peaks_count_as_the_label_map_would(seed, threshold):
     probabilities, reference = scan(seed)
-    score = peak_scores(probabilities, reference, Finding.CMB)
-    labels = findings_of(probabilities, dict.fromkeys(Finding, threshold)).astype(int)
+    score = peak_scores(probabilities, reference, Finding.CMB, PLAIN[Finding.CMB])
+    labels = findings_of(probabilities, dict.fromkeys(Finding, threshold), PLAIN).astype(int)
     counts = evaluate_person(labels, reference, connectivity=26, rule="any-overlap").cmb
     assert (score.correct >= threshold).sum() == counts.n_correct
     assert (score.false >= threshold).sum() == counts.n_predicted - counts.n_correct
@@ -56,7 +59,7 @@ def test_few_lesions_choose_nothing():
 
 def test_each_finding_has_its_own():
     scans = [scan(seed) for seed in range(3)]
-    chosen = choose_thresholds(scans, dict.fromkeys(Finding, 0.6))
+    chosen = choose_thresholds(scans, dict.fromkeys(Finding, 0.6), PLAIN)
     assert chosen[Finding.IRON] == 0.6
     assert chosen[Finding.CMB] in CANDIDATES
 
@@ -64,10 +67,10 @@ def test_each_finding_has_its_own():
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_choice_is_the_best_of_the_candidates(seed):
     probabilities, reference = scan(seed)
-    chosen = choose_thresholds([(probabilities, reference)], dict.fromkeys(Finding, 0.6))
+    chosen = choose_thresholds([(probabilities, reference)], dict.fromkeys(Finding, 0.6), PLAIN)
     f1 = {}
     for threshold in CANDIDATES:
-        labels = findings_of(probabilities, dict.fromkeys(Finding, threshold)).astype(int)
+        labels = findings_of(probabilities, dict.fromkeys(Finding, threshold), PLAIN).astype(int)
         counts = evaluate_person(labels, reference, connectivity=26, rule="any-overlap").cmb
         f1[threshold] = counts.f1
     assert f1[chosen[Finding.CMB]] == pytest.approx(max(f1.values()))

@@ -19,7 +19,7 @@ from deepmir.io.bids import DatasetKind, write_dataset_files
 from deepmir.io.nifti import read_volume, write_map
 from deepmir.labels import Finding
 from deepmir.model.unet import UNet, build_network
-from deepmir.model.weights import Weights, load_weights
+from deepmir.model.weights import Calibration, Weights, load_weights
 from deepmir.segmentation import findings_of
 from deepmir.training.dataset import LABELS_ENDING, LabelledPerson, list_persons, summary_text
 from deepmir.training.export import initial_state
@@ -207,7 +207,15 @@ def validated_thresholds(
         )
         for case in (experiment.cases[name] for name in fold.validation)
     )
-    return choose_thresholds(scans, before)
+    return choose_thresholds(scans, before, calibrations_of(experiment))
+
+
+def calibrations_of(experiment: Experiment) -> dict[Finding, Calibration]:
+    """Calibration of the weights that training began with; the identity where it began anew."""
+    if experiment.init is None:
+        return dict.fromkeys(Finding, Calibration())
+    weights = load_weights(experiment.init)
+    return {finding: weights.calibration(finding) for finding in Finding}
 
 
 def predict_person(
@@ -223,7 +231,7 @@ def predict_person(
     Parameters
     ----------
     thresholds : dict
-        Least peak probability of each finding; the slices part has none.
+        Least probability of each finding; the slices part has none.
     """
     recipe = experiment.recipe
     if recipe.part == "slices":
@@ -236,7 +244,8 @@ def predict_person(
         return nearest.astype(np.uint8)
     shown = experiment.shown or case.person.present
     probabilities = predict_patches(network, case.folder, present=shown, device=device)
-    labels = findings_of(case.to_scan(probabilities), thresholds)
+    on_scan = case.to_scan(probabilities)
+    labels = findings_of(on_scan, thresholds, calibrations_of(experiment))
     labels[~np.isin(labels, experiment.labelled)] = 0
     return labels
 

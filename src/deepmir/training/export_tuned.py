@@ -46,7 +46,7 @@ def export_tuned(
     base : Path
         Weights folder that the anatomy part is taken from.
     thresholds : mapping
-        Least peak probability of each finding.
+        Least probability of each finding, calibrated as in `base`.
     persons : tuple of int
         How many persons trained and how many validated, for the model card.
 
@@ -90,6 +90,7 @@ def export_tuned(
         name=name,
         version=released.manifest.version,
         thresholds=dict(thresholds),
+        calibration={finding: released.calibration(finding) for finding in Finding},
         card=card,
         inputs=released.manifest.inputs,
     )

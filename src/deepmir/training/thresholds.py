@@ -1,11 +1,12 @@
-"""Thresholds of a trained findings part: the least peak probability that gives the best F1.
+"""Thresholds of a trained findings part: the least probability that gives the best F1.
 
+A finding's probability is its peak's, calibrated as that of the weights that training began with.
 Extents are where a finding is likelier than not, as in :func:`deepmir.segmentation.findings_of`;
 what is chosen is how certain the most certain voxel must be. It is chosen on whole scans of
 validation persons, never on patches, where findings are far too frequent.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,13 @@ import numpy.typing as npt
 from deepmir.labels import Finding
 from deepmir.lesions import label_instances
 from deepmir.model.losses import IGNORE
+from deepmir.model.weights import Calibration
 from deepmir.segmentation import EXTENT_PROBABILITY, label_findings, one_finding_per_component
 from deepmir.volume import FloatMap, IntMap
 
-CANDIDATES: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
+CANDIDATES: tuple[float, ...] = (
+    0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99,
+)  # fmt: skip
 _FEW = 5
 """With fewer reference lesions of a finding a threshold chosen on them would be chance."""
 
@@ -31,14 +35,19 @@ class PeakScores:
     best: npt.NDArray[np.float64]  # highest peak that touches each reference lesion; 0 if none
 
 
-def peak_scores(probabilities: FloatMap, reference: IntMap, finding: Finding) -> PeakScores:
+def peak_scores(
+    probabilities: FloatMap, reference: IntMap, finding: Finding, calibration: Calibration
+) -> PeakScores:
     """Find the components of one finding, and what each of them hits.
 
     Parameters
     ----------
     probabilities : (3, I, J, K) array
+        As the network gives them.
     reference : (I, J, K) integer array
         Findings, 255 where nothing can be told.
+    finding : Finding
+    calibration : Calibration
     """
     extents = dict.fromkeys(Finding, EXTENT_PROBABILITY)
     labels = one_finding_per_component(label_findings(probabilities, extents), probabilities)
@@ -47,6 +56,7 @@ def peak_scores(probabilities: FloatMap, reference: IntMap, finding: Finding) ->
     n_found, n_true = int(found.max(initial=0)), int(true.max(initial=0))
     peaks = np.zeros(n_found + 1)
     np.maximum.at(peaks, found.ravel(), probabilities[finding - 1].ravel())
+    peaks = calibration.apply(peaks).astype(np.float64)
     hits, ignored = np.zeros(n_found + 1, bool), np.zeros(n_found + 1, bool)
     hits[found[true > 0]] = True
     ignored[found[reference == IGNORE]] = True
@@ -73,13 +83,16 @@ def best_threshold(scores: Sequence[PeakScores], *, otherwise: float) -> float:
 
 
 def choose_thresholds(
-    scans: Iterable[tuple[FloatMap, IntMap]], otherwise: dict[Finding, float]
+    scans: Iterable[tuple[FloatMap, IntMap]],
+    otherwise: Mapping[Finding, float],
+    calibrations: Mapping[Finding, Calibration],
 ) -> dict[Finding, float]:
     """Threshold of each finding from (probabilities, reference) of the validation persons."""
     scores: dict[Finding, list[PeakScores]] = {finding: [] for finding in Finding}
     for probabilities, reference in scans:
         for finding in Finding:
-            scores[finding].append(peak_scores(probabilities, reference, finding))
+            calibration = calibrations[finding]
+            scores[finding].append(peak_scores(probabilities, reference, finding, calibration))
     return {
         finding: best_threshold(scores[finding], otherwise=otherwise[finding])
         for finding in Finding
