@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -82,7 +83,7 @@ class Calibration:
     slope: float = Field(default=1.0, gt=0)
     offset: float = 0.0
 
-    def apply(self, probabilities: FloatMap) -> FloatMap:
+    def apply(self, probabilities: npt.NDArray[np.floating]) -> FloatMap:
         """Calibrated probabilities of an array of any shape, float32.
 
         Examples
