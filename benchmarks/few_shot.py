@@ -5,8 +5,8 @@
 The site: protocol `mesa-like`, its SWI with half the contrast, its susceptibility blurred and at
 60 %, as an overly smooth inversion gives it. A few persons train, one validates, the others (of
 other heads) are predicted by the released network and by the tuned one. Prints sensitivity,
-precision and F1 of each finding before and after, and writes them as JSON. The same command goes
-on where it stopped.
+precision and F1 of each finding before and after, and writes them as JSON. The same command goes on
+where it stopped.
 """
 
 import argparse
