@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -202,7 +203,7 @@ def person_bars(persons: Sequence[PersonAssessment], finding: Finding) -> Plot:
     return _plot(draw, (12.6, 3.1), f"Detected, missed and false {finding.name} of each person")
 
 
-def _legend(axes: Axes, loc: str) -> None:
+def _legend(axes: Axes, loc: Literal["lower right", "lower left", "upper left"]) -> None:
     """Add a legend where there is anything to name: a finding without references has no curve."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc=loc)
