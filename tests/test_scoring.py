@@ -120,7 +120,7 @@ def test_the_output_is_complete_and_consistent(cohort, tmp_path):
     expected = {f"{name}.{kind}" for name in tables for kind in ("tsv", "json")}
     assert names == expected | {"evaluation.html", "evaluation.json", "table.md", "table.tex"}
     assert dict.fromkeys(stages) == dict.fromkeys(
-        ["score", "theirs", "run 2", "summarise", "pictures"]
+        ["score", "theirs", "run 2", "pictures", "summarise"]
     )
     check_tables(tmp_path / "out", result)
     check_page(page.read_text(encoding="utf-8"))
@@ -305,7 +305,18 @@ def test_missing_probabilities_and_persons_of_another_method_are_said(cohort):
     )
     assert result.one_sided["map of probabilities"] == ("sub-2",)
     assert result.one_sided["prediction of other"] == ("sub-0", "sub-3")
+    assert any("not in the curves: sub-2" in notice for notice in result.notices)
+    assert any("not compared: sub-0, sub-3" in notice for notice in result.notices)
+    assert not result.is_complete
     assert result.comparisons[0].comparison.n_pairs <= 2
+
+
+def test_persons_without_an_image_are_said_and_nothing_is_incomplete(cohort):
+    (cohort / "raw" / "sub-1_swi.nii.gz").unlink()
+    result = evaluate(sources(cohort, images=cohort / "raw"))
+    assert result.notices == ("1 person has no image and is not pictured: sub-1",)
+    assert {card.person for card in result.cards} == {"sub-2"}
+    assert result.is_complete
 
 
 def test_settings_out_of_range_are_refused():

@@ -132,7 +132,7 @@ class EvaluationResult:
     runs: Mapping[Finding, tuple[Runs, ...]]
     raters: tuple[RaterAgreement, ...]
     one_sided: Mapping[str, tuple[str, ...]]
-    """Persons that a side lacks: what is missing → who."""
+    """Who lacks what: ``prediction``, ``reference``, ``prediction of NAME``, …"""
     resampled: tuple[str, ...]
     """Persons whose prediction was brought onto the reference's grid."""
     notices: tuple[str, ...]
@@ -141,6 +141,11 @@ class EvaluationResult:
     software: Software
     started: str
     command_line: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether every person has all label maps; images and curves may lack some."""
+        return not any(what.startswith(("prediction", "reference")) for what in self.one_sided)
 
 
 @dataclass(slots=True)
@@ -151,12 +156,13 @@ class _Log:
     resampled: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
-    def lacking(self, what: str, persons: Sequence[str]) -> None:
+    def lacking(self, what: str, persons: Sequence[str], *, so_not: str) -> None:
+        """Note who lacks what, and what is therefore not done: ``so_not="scored"``."""
         if persons:
             self.one_sided[what] = tuple(persons)
             self.notices.append(
                 f"{len(persons)} person{'s have' if len(persons) > 1 else ' has'} no {what} and "
-                f"{'are' if len(persons) > 1 else 'is'} not scored: {', '.join(persons)}"
+                f"{'are' if len(persons) > 1 else 'is'} not {so_not}: {', '.join(persons)}"
             )
 
 
@@ -193,8 +199,8 @@ def evaluate(
     tell, started, log = progress or _silent, utc_now(), _Log()
     reader = _Reader(sources, settings, log)
     pairing = pair_label_maps(sources.prediction, sources.reference, pattern=sources.pattern)
-    log.lacking("prediction", pairing.only_reference)
-    log.lacking("reference", pairing.only_prediction)
+    log.lacking("prediction", pairing.only_reference, so_not="scored")
+    log.lacking("reference", pairing.only_prediction, so_not="scored")
     persons = reader.assess(pairing.pairs, tell=partial(tell, "score"), complete=True)
     others = {
         name: reader.assess_other(path, name, tell=partial(tell, name))
@@ -204,6 +210,8 @@ def evaluate(
         reader.assess_other(path, f"run {number}", tell=partial(tell, f"run {number}"))
         for number, path in enumerate(sources.runs, 2)
     ]
+    raters = reader.compare_raters(pairing, persons) if settings.raters else ()
+    cards = reader.picture(pairing.pairs, persons, tell=partial(tell, "pictures"))
     tell("summarise", 0.0)
     findings, seed = settings.findings, settings.seed
     return EvaluationResult(
@@ -214,11 +222,11 @@ def evaluate(
         runs=summarise_runs(_common([persons, *runs]), findings=findings, seed=seed)
         if runs
         else {},
-        raters=reader.compare_raters(pairing, persons) if settings.raters else (),
+        raters=raters,
         one_sided=log.one_sided,
         resampled=tuple(log.resampled),
         notices=tuple(log.notices),
-        cards=reader.picture(pairing.pairs, persons, tell=partial(tell, "pictures")),
+        cards=cards,
         files=pairing.pairs,
         software=describe_software(),
         started=started,
@@ -365,7 +373,7 @@ class _Reader:
     ) -> list[PersonAssessment]:
         """Score another method's predictions against the same reference."""
         pairing = pair_label_maps(path, self.sources.reference, pattern=self.sources.pattern)
-        self.log.lacking(f"prediction of {name}", pairing.only_reference)
+        self.log.lacking(f"prediction of {name}", pairing.only_reference, so_not="compared")
         return self.assess(pairing.pairs, tell=tell, complete=False)
 
     def compare_raters(
@@ -402,7 +410,8 @@ class _Reader:
         if self.sources.images is None:
             return ()
         images = other_maps(self.sources.images, _IMAGE_ENDINGS)
-        self.log.lacking("image", [pair.person for pair in pairs if pair.person not in images])
+        absent = [pair.person for pair in pairs if pair.person not in images]
+        self.log.lacking("image", absent, so_not="pictured")
         chosen = _choose_errors([one for one in persons if one.person in images], self.settings)
         files = {pair.person: pair for pair in pairs}
         cards: list[ErrorCard] = []
@@ -425,7 +434,7 @@ class _Reader:
         )  # fmt: skip
         if sources.probabilities is not None:
             absent = [pair.person for pair in pairs if pair.person not in probabilities]
-            self.log.lacking("map of probabilities", absent)
+            self.log.lacking("map of probabilities", absent, so_not="in the curves")
         groups = {} if sources.groups is None else read_groups(sources.groups, sources.group_column)
         return _Around(probabilities, self._regions(), groups)
 

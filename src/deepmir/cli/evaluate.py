@@ -182,7 +182,7 @@ def run(
         result = evaluate(sources, settings, progress=progress, command_line=tuple(sys.argv))
         page = None if out is None else write_evaluation(result, out, overwrite=overwrite)
     _show(result, page, quiet=quiet)
-    if result.one_sided:
+    if not result.is_complete:
         raise typer.Exit(1)
 
 
