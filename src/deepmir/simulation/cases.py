@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmir.errors import InputError
+from deepmir.memory import keep_freed_memory
 from deepmir.preprocessing.normalize import scale_chi, scale_swi, scale_t2w
 from deepmir.simulation.anatomy import load_anatomy
 from deepmir.simulation.lesions import training_counts
@@ -49,7 +50,7 @@ def write_cases(
     out.mkdir(parents=True, exist_ok=True)
     todo = [n for n in numbers if not (out / f"case-{n:05d}" / "case.json").exists()]
     jobs = [(anatomies[n % len(anatomies)], out / f"case-{n:05d}", seed + n) for n in todo]
-    with ProcessPoolExecutor(max_workers=workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=keep_freed_memory) as pool:
         for done, _ in enumerate(pool.map(_write_one, jobs), start=1):
             if progress is not None:
                 progress(done, len(jobs))

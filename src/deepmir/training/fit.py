@@ -7,12 +7,10 @@ resumed ends with the same weights as one that was not. Whatever ends a run earl
 time, a full disk, too little memory, a loss that is no number) leaves a checkpoint to go on from.
 """
 
-import ctypes
 import json
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from deepmir.errors import ConfigError, TrainingError
+from deepmir.memory import keep_freed_memory
 from deepmir.model.unet import UNet, UNetSpec, spec_from_json, spec_to_json
 from deepmir.training.recipes import OptimisationConfig, Recipe, recipe_as_json, recipe_from_json
 
@@ -634,18 +633,3 @@ def _prepare_torch(threads: int) -> None:
     if threads > 0:
         torch.set_num_threads(threads)
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep large freed blocks: a CPU step becomes 1.3 to 1.7 times faster.
-
-    Otherwise every activation is mapped, zeroed page by page and unmapped in every step.
-    Without effect on other C libraries.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        m_mmap_max, m_trim_threshold = -4, -1
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, -1)
