@@ -1,0 +1,211 @@
+"""The release in one command that goes on where it stopped: data, training, thresholds, export.
+
+    python benchmarks/release.py --heads FOLDER --out work/release --minutes 9
+
+    data        anatomies, validation cases, training cases        (benchmarks/release_data.py)
+    anatomy     recipe release-anatomy, from the weights that the package holds
+    findings    recipe release-findings-hard, likewise
+    mined       what this network gets wrong on the training cases (mine_false_findings.py)
+    second      recipe release-findings-hard once more, with those places
+    chosen      thresholds and calibration on heads 13 and 14      (choose_thresholds.py)
+    weights     the folder to put in the package's place, if the other benchmarks say it is better
+
+Each stage has a folder of that name under OUT, and a file ``done`` in it when it is finished. On a
+machine that is lent for minutes, call it again and again and fetch OUT in between; a GPU is used
+where torch finds one.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from deepmir.model.weights import RELEASED
+from deepmir.simulation.cases import write_cases
+from deepmir.training.export import ReleaseNotes, export_release
+from deepmir.training.recipes import read_recipe
+from deepmir.training.run import RunOptions, train
+from release_data import (
+    FIRST_VALIDATION,
+    N_VALIDATION,
+    TRAIN_HEADS,
+    TRAIN_SEED,
+    VALIDATION_HEADS,
+    VALIDATION_SEED,
+    finished_anatomy,
+)
+from release_weights import calibration_of, thresholds_of
+
+HERE = Path(__file__).parent
+LAST_MINUTE_S = 60.0
+"""Stages that cannot be cut short are not begun with less time left."""
+
+
+def main() -> int:
+    """Go through the stages until all are done or the time is over."""
+    options = read_options()
+    deadline = time.monotonic() + 60 * options.minutes
+    for name, stage in STAGES.items():
+        folder = options.out / name
+        if (folder / "done").exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"==> {name}", flush=True)
+        if not stage(options, deadline):
+            print(f"time is over in stage {name}; the same command goes on", flush=True)
+            return 0
+        (folder / "done").touch()
+    print(f"weights: {options.out / 'weights'}")
+    return 0
+
+
+def read_options() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--heads", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cases", type=int, default=96)
+    parser.add_argument("--minutes", type=float, default=1e6, help="of this call")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU")
+    parser.add_argument("--anatomy-steps", type=int, help="in place of the recipe's")
+    parser.add_argument("--findings-steps", type=int, help="in place of the recipe's")
+    return parser.parse_args()
+
+
+def make_data(options: argparse.Namespace, deadline: float) -> bool:
+    """Make anatomies and cases, some at a time, until the time is over."""
+    folder = options.out / "data"
+    paths = {}
+    for number in (*TRAIN_HEADS, *VALIDATION_HEADS):
+        if time.monotonic() > deadline:
+            return False
+        paths[number] = finished_anatomy(options.heads, folder / "anatomies", number)
+    wanted = [
+        (VALIDATION_HEADS, FIRST_VALIDATION, N_VALIDATION, VALIDATION_SEED),
+        (TRAIN_HEADS, 0, options.cases, TRAIN_SEED),
+    ]
+    for heads, first, count, seed in wanted:
+        for start in range(first, first + count, options.workers):
+            if time.monotonic() > deadline - LAST_MINUTE_S:
+                return False
+            write_cases(
+                [paths[number] for number in heads],
+                folder / "cases",
+                numbers=range(start, min(start + options.workers, first + count)),
+                seed=seed,
+                workers=options.workers,
+            )
+    return True
+
+
+def run_training(
+    options: argparse.Namespace, deadline: float, *, name: str, recipe: str, init: Path
+) -> bool:
+    """Train one part until its schedule ends or the time is over."""
+    wanted = read_recipe(recipe)
+    is_anatomy = wanted.part == "anatomy"
+    result = train(
+        wanted,
+        options.out / "data" / ("anatomies" if is_anatomy else "cases"),
+        options.out / name,
+        init=init,
+        options=RunOptions(
+            minutes=max((deadline - time.monotonic() - LAST_MINUTE_S) / 60, 0.1),
+            steps=options.anatomy_steps if is_anatomy else options.findings_steps,
+            threads=options.threads,
+        ),
+        progress=lambda line: print(line, flush=True),
+    )
+    return result.finished
+
+
+def train_anatomy(options: argparse.Namespace, deadline: float) -> bool:
+    """Train the coarse part."""
+    return run_training(options, deadline, name="anatomy", recipe="release-anatomy", init=RELEASED)
+
+
+def train_findings(options: argparse.Namespace, deadline: float) -> bool:
+    """Train the fine part."""
+    return run_training(
+        options, deadline, name="findings", recipe="release-findings-hard", init=RELEASED
+    )
+
+
+def mine(options: argparse.Namespace, deadline: float) -> bool:
+    """Mark the false findings of the fine part in the training cases."""
+    if time.monotonic() > deadline - LAST_MINUTE_S:
+        return False
+    export(options, options.out / "mined", findings="findings")
+    call("mine_false_findings.py", options, weights=options.out / "mined")
+    return True
+
+
+def train_second(options: argparse.Namespace, deadline: float) -> bool:
+    """Train the fine part once more, from the first look's weights."""
+    first = options.out / "mined"
+    return run_training(
+        options, deadline, name="second", recipe="release-findings-hard", init=first
+    )
+
+
+def choose(options: argparse.Namespace, deadline: float) -> bool:
+    """Calibrate and choose thresholds."""
+    if time.monotonic() > deadline - LAST_MINUTE_S:
+        return False
+    folder = options.out / "chosen"
+    export(options, folder, findings="second")
+    call("choose_thresholds.py", options, weights=folder, out=folder)
+    return True
+
+
+def release(options: argparse.Namespace, _deadline: float) -> bool:
+    """Write the weights folder with what was chosen."""
+    chosen = options.out / "chosen" / "thresholds.json"
+    export(options, options.out / "weights", findings="second", chosen=chosen)
+    return True
+
+
+def export(
+    options: argparse.Namespace, out: Path, *, findings: str, chosen: Path | None = None
+) -> None:
+    """Write a weights folder of the present checkpoints."""
+    notes = ReleaseNotes(
+        code_version=version("deepmir"),
+        thresholds=thresholds_of(chosen),
+        calibration=calibration_of(chosen),
+    )
+    checkpoints = {
+        "anatomy": options.out / "anatomy" / "last.pt",
+        "findings": options.out / findings / "last.pt",
+    }
+    export_release(checkpoints, out, notes)
+
+
+def call(
+    program: str, options: argparse.Namespace, *, weights: Path, out: Path | None = None
+) -> None:
+    """Run another benchmark on the training data."""
+    cases = options.out / "data" / "cases"
+    command = [sys.executable, HERE / program, "--cases", cases, "--weights", weights]
+    subprocess.run(command + ([] if out is None else ["--out", out]), check=True)  # noqa: S603
+
+
+STAGES: dict[str, Callable[[argparse.Namespace, float], bool]] = {
+    "data": make_data,
+    "anatomy": train_anatomy,
+    "findings": train_findings,
+    "mined": mine,
+    "second": train_second,
+    "chosen": choose,
+    "weights": release,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
