@@ -78,7 +78,7 @@ def sample_protocol(rng: np.random.Generator) -> Protocol:
                                                  rng.uniform(0.006, 0.02)),
         flip_deg=float(rng.uniform(15, 30) if flat else rng.uniform(8, 20)),
         snr=float(rng.uniform(25, 80)),
-        # Real maps fall to a quarter at the edge of k-space: scanners filter, as a rule.
+        # Scanners filter, as a rule: see docs/realism.md for the spectra of real maps.
         k_space_share=float(rng.choice([1.0, rng.uniform(0.75, 1.0)], p=[0.2, 0.8])),
         swi=_sample_swi(swi_echo, rng, flat=flat),
         chimap=_sample_chimap(rng),
