@@ -50,7 +50,7 @@ METHODS: dict[str, ChimapSettings] = {
     "TKD": chimap_settings(ReconstructConfig(inversion="tkd", refinements=0)),
     "closed form": chimap_settings(ReconstructConfig(inversion="closed-form", refinements=0)),
     "MEDI, V-SHARP once": chimap_settings(ReconstructConfig(refinements=0)),
-    "MEDI, V-SHARP thrice": chimap_settings(ReconstructConfig(refinements=2)),
+    "MEDI, V-SHARP twice": chimap_settings(ReconstructConfig(refinements=1)),
     "MEDI, path": chimap_settings(ReconstructConfig(unwrap="path", refinements=0)),
     "MEDI, PDF": chimap_settings(ReconstructConfig(background="pdf", refinements=0)),
     "MEDI, PDF, path": chimap_settings(

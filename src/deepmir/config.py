@@ -56,9 +56,9 @@ class ReconstructConfig:
     number in brackets."""
     tolerance: float = Field(default=0.03, gt=0, lt=1)
     """MEDI stops when an iteration changes χ by less than this share of its norm."""
-    refinements: int = Field(default=1, ge=0, le=5)
+    refinements: int = Field(default=2, ge=0, le=5)
     """How often the background is removed again from the field that χ does not explain yet."""
-    erosion_mm: float = Field(default=1.0, ge=0, le=10)
+    erosion_mm: float = Field(default=2.0, ge=0, le=10)
     """Rim of the brain that is taken off first."""
     reference: Literal["brain", "csf"] = "brain"
     """What has χ = 0: the mean of the brain, or CSF of the ventricles (found by slow decay)."""
