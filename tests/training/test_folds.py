@@ -1,6 +1,7 @@
 """Folds: nobody is lost, no group is split, loads are even, and the plan outlives the process."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -26,7 +27,10 @@ loads = st.lists(st.integers(0, 60), min_size=6, max_size=40)
 def test_everyone_is_tested_once_and_no_group_is_split(values, n_folds, seed, members):
     persons = persons_of(values, lambda n: f"g{n // members}")
     groups = {person.name: person.group for person in persons}
-    if len(set(groups.values())) < max(n_folds, 3):
+    n_groups = len(set(groups.values()))
+    if n_groups < n_folds or n_groups - math.ceil(n_groups / n_folds) < 2:
+        with pytest.raises(ConfigError, match="two groups beside each fold"):
+            plan_folds(persons, n_folds=n_folds, seed=seed)
         return
     plan = plan_folds(persons, n_folds=n_folds, seed=seed)
     assert sorted(name for fold in plan.folds for name in fold.test) == sorted(groups)

@@ -7,6 +7,7 @@ machines and a reader can repeat them.
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -86,15 +87,16 @@ def plan_folds(persons: Sequence[PersonSummary], *, n_folds: int | None, seed: i
     Raises
     ------
     ConfigError
-        If there are fewer groups than folds, or too few to train, validate and test.
+        If there are fewer groups than folds, or a fold leaves less than two groups beside it.
     """
     groups = _groups(persons, seed)
     count = len(groups) if n_folds is None else n_folds
-    if count < 2 or len(groups) < max(count, 3):
+    left = len(groups) - math.ceil(len(groups) / max(count, 1))
+    if count < 2 or len(groups) < count or left < 2:
         raise ConfigError(
             f"{count} folds of {len(persons)} persons in {len(groups)} groups: wanted at least 2 "
-            "folds, 3 groups, and a group a fold; persons of one head or family count as one "
-            "group (see --group-by)"
+            "folds, a group a fold, and two groups beside each fold to train and to validate; "
+            "persons of one head or family count as one group (see --group-by)"
         )
     tests: list[list[_Group]] = [[] for _ in range(count)]
     for first in range(0, len(groups), count):
