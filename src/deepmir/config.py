@@ -96,7 +96,7 @@ class LesionConfig:
     """Neighbours joined to a voxel: by a face (6), also an edge (18), also a corner (26)."""
     min_volume_mm3: float = Field(default=1.0, ge=0)
     """Smaller components are dropped."""
-    definite_probability: float = Field(default=0.9, ge=0, le=1)
+    definite_probability: float = Field(default=0.65, ge=0, le=1)
     """Probability from which a finding is graded definite, otherwise possible."""
 
 
