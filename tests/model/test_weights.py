@@ -58,7 +58,7 @@ def test_what_is_written_is_read_back(folder):
 @given(st.floats(0, 1, width=32), st.floats(0.1, 5), st.floats(-8, 8))
 def test_a_calibration_is_the_logistic_of_the_logit(probability, slope, offset):
     found = Calibration(slope=slope, offset=offset).apply(np.array([probability], np.float32))
-    p = min(max(probability, 1e-7), 1 - 1e-7)
+    p = float(np.clip(np.float32(probability), np.float32(1e-7), 1 - np.float32(1e-7)))
     wanted = 1 / (1 + np.exp(-slope * np.log(p / (1 - p)) - offset))
     assert found[0] == pytest.approx(wanted, abs=2e-3)
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from scipy import special
 
 from deepmir.errors import OutputError, WeightsError
 from deepmir.labels import REGIONS, Finding
@@ -92,9 +93,9 @@ class Calibration:
         >>> [round(float(p), 2) for p in squared_odds.apply(np.array([0.5, 0.9]))]
         [0.5, 0.99]
         """
-        p = np.clip(probabilities, _LEAST, 1 - _LEAST)
-        odds = (p / (1 - p)) ** np.float32(self.slope) * np.float32(np.exp(self.offset))
-        return np.asarray(odds / (1 + odds), dtype=np.float32)
+        p = np.clip(np.asarray(probabilities, dtype=np.float32), _LEAST, 1 - _LEAST)
+        raised = np.float32(self.slope) * special.logit(p) + np.float32(self.offset)
+        return np.asarray(special.expit(raised), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
