@@ -15,16 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage, optimize
+from scipy import optimize
 
 from deepmir.config import SegmentConfig
 from deepmir.labels import Finding
-from deepmir.lesions import label_instances
-from deepmir.model.losses import IGNORE
 from deepmir.model.predict import Network, open_network, predict_windows
 from deepmir.model.weights import Calibration, load_weights
-from deepmir.segmentation import findings_of, without_calcification
+from deepmir.segmentation import without_calcification
 from deepmir.training.patches import Case, basal_ganglia_of, list_cases, open_case
+from deepmir.training.thresholds import peak_scores
 
 VALIDATION_HEADS = (13, 14)
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
@@ -119,29 +118,14 @@ def predict(
 
 def candidates_of(probabilities: np.ndarray, case: Case) -> dict[Finding, Candidates]:
     """Find the marked components of a case; those on ignored voxels are left out."""
-    labels = np.asarray(case.labels)
-    everything = dict.fromkeys(Finding, 1e-6)
-    marked = findings_of(probabilities, everything, dict.fromkeys(Finding, Calibration()))
-    return {f: _one_finding(marked == f, labels, probabilities[f - 1], f) for f in Finding}
-
-
-def _one_finding(
-    marked: np.ndarray, labels: np.ndarray, probability: np.ndarray, finding: Finding
-) -> Candidates:
-    components = label_instances(marked, connectivity=26)
-    references = label_instances(labels == finding, connectivity=26)
-    numbers = np.arange(1, components.max() + 1)
-    peaks = np.asarray(ndimage.maximum(probability, components, numbers)).reshape(-1)
-    pairs = np.unique(
-        np.stack([components, references])[:, (components > 0) & (references > 0)].T, axis=0
-    )
-    found_by = np.zeros(references.max())
-    for component, reference in pairs.reshape(-1, 2):
-        found_by[reference - 1] = max(found_by[reference - 1], peaks[component - 1])
-    real = np.isin(numbers, pairs.reshape(-1, 2)[:, 0])
-    ignored = np.isin(numbers, np.unique(components[labels == IGNORE]))
-    counts = real | ~ignored
-    return Candidates(peaks[counts], real[counts], found_by, 1)
+    labels = np.asarray(case.labels).astype(int)
+    found = {}
+    for finding in Finding:
+        scores = peak_scores(probabilities, labels, finding, Calibration())
+        peaks = np.concatenate([scores.correct, scores.false])
+        real = np.arange(len(peaks)) < len(scores.correct)
+        found[finding] = Candidates(peaks, real, scores.best, 1)
+    return found
 
 
 def joined(parts: list[Candidates]) -> Candidates:

@@ -97,11 +97,10 @@ def segment_findings(
     found *= mask
     calibrations = {finding: weights.calibration(finding) for finding in Finding}
     labels = findings_of(found, thresholds, calibrations)
-    calibrated = [calibrations[f].apply(p) * (p > 0) for f, p in zip(Finding, found, strict=True)]
     shape = prepared.grid.shape
     return Segmentation(
         _in_full(labels, box, shape),
-        _in_full(np.stack(calibrated).astype(np.float16), box, shape),
+        _in_full(_calibrated(found, calibrations), box, shape),
         thresholds,
     )
 
@@ -274,6 +273,18 @@ def resolve_thresholds(weights: Weights, config: SegmentConfig) -> dict[Finding,
             raise ConfigError(f"segment.thresholds.{name} is {value}, wanted above 0 and up to 1")
         thresholds[Finding[name]] = value
     return thresholds
+
+
+def _calibrated(
+    found: FloatMap, calibrations: Mapping[Finding, Calibration]
+) -> npt.NDArray[np.float16]:
+    """Calibrate probabilities (3, I, J, K); what is impossible stays 0."""
+    return np.stack(
+        [
+            (calibrations[finding].apply(raw) * (raw > 0)).astype(np.float16)
+            for finding, raw in zip(Finding, found, strict=True)
+        ]
+    )
 
 
 def _margin(plan: FindingsGrid) -> tuple[int, int, int]:

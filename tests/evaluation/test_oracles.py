@@ -11,7 +11,7 @@ from sklearn.calibration import calibration_curve
 
 from deepmir.evaluation.agreement import burden_of, intraclass, weighted_kappa
 from deepmir.evaluation.bootstrap import holm
-from deepmir.evaluation.candidates import Candidates, calibration_of
+from deepmir.evaluation.candidates import Candidates, reliability_counts
 from deepmir.evaluation.curves import candidate_reliability, curve_of, reliability_of
 from deepmir.evaluation.detection import evaluate_person
 from deepmir.evaluation.person import PersonMaps, assess_person
@@ -104,6 +104,6 @@ def test_scikit_learn_gives_the_same_reliability():
 
 
 def test_a_probability_of_one_belongs_to_the_last_bin():
-    found = reliability_of(calibration_of(np.array([1.0, 0.95]), np.array([True, False])))
+    found = reliability_of(reliability_counts(np.array([1.0, 0.95]), np.array([True, False])))
     assert found.n[-1] == 2
     assert found.expected_calibration_error == pytest.approx(0.475)

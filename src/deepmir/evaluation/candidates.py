@@ -37,7 +37,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Calibration:
+class ReliabilityCounts:
     """Counts in bins of probability; adding two adds what they were made from."""
 
     n: npt.NDArray[np.int64]  # (bins,)
@@ -45,8 +45,8 @@ class Calibration:
     n_true: npt.NDArray[np.int64]
     sum_squared_error: float
 
-    def __add__(self, other: "Calibration") -> "Calibration":
-        return Calibration(
+    def __add__(self, other: "ReliabilityCounts") -> "ReliabilityCounts":
+        return ReliabilityCounts(
             self.n + other.n,
             self.sum_probability + other.sum_probability,
             self.n_true + other.n_true,
@@ -122,19 +122,21 @@ def check_probabilities(probability: FloatMap, *, name: str) -> None:
         )
 
 
-def voxel_calibration(probability: FloatMap, reference: IntMap, finding: Finding) -> Calibration:
+def voxel_reliability_counts(
+    probability: FloatMap, reference: IntMap, finding: Finding
+) -> ReliabilityCounts:
     """Count the voxels of at least 1 % in bins of probability, outside the ignore zone."""
     counted = (probability >= LEAST_VOXEL_PROBABILITY) & (reference != IGNORE)
-    return calibration_of(probability[counted], reference[counted] == finding)
+    return reliability_counts(probability[counted], reference[counted] == finding)
 
 
-def calibration_of(
+def reliability_counts(
     probability: npt.NDArray[np.floating], truth: npt.NDArray[np.bool_]
-) -> Calibration:
+) -> ReliabilityCounts:
     """Count events in bins of probability of equal width."""
     value = np.asarray(probability, dtype=np.float64)
     bins = np.minimum((value * N_BINS).astype(np.intp), N_BINS - 1)
-    return Calibration(
+    return ReliabilityCounts(
         n=np.bincount(bins, minlength=N_BINS).astype(np.int64),
         sum_probability=np.bincount(bins, weights=value, minlength=N_BINS).astype(np.float64),
         n_true=np.bincount(bins, weights=truth, minlength=N_BINS).astype(np.int64),

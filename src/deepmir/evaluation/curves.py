@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from deepmir.evaluation.candidates import Calibration, Candidates, calibration_of
+from deepmir.evaluation.candidates import Candidates, ReliabilityCounts, reliability_counts
 
 FALSE_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives a person at which sensitivity is read, as usual since LUNA16."""
@@ -88,7 +88,7 @@ def curve_of(persons: Sequence[Candidates]) -> Curve:
     )
 
 
-def reliability_of(calibration: Calibration) -> Reliability:
+def reliability_of(calibration: ReliabilityCounts) -> Reliability:
     """Derive the reliability diagram, the expected calibration error and the Brier score."""
     n = calibration.n
     total = int(n.sum())
@@ -103,7 +103,7 @@ def candidate_reliability(persons: Sequence[Candidates]) -> Reliability:
     """Tell whether a peak of 0.9 is right nine times of ten: the candidates' reliability."""
     peaks = np.concatenate([person.peaks for person in persons])
     return reliability_of(
-        calibration_of(peaks, np.concatenate([person.correct for person in persons]))
+        reliability_counts(peaks, np.concatenate([person.correct for person in persons]))
     )
 
 

@@ -13,7 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from deepmir.errors import GeometryError
-from deepmir.evaluation.candidates import Calibration, Candidates, candidates_of, voxel_calibration
+from deepmir.evaluation.candidates import (
+    Candidates,
+    ReliabilityCounts,
+    candidates_of,
+    voxel_reliability_counts,
+)
 from deepmir.evaluation.detection import (
     IGNORE,
     MatchedFinding,
@@ -113,7 +118,7 @@ class PersonAssessment:
     overlaps: dict[Finding, Overlap]
     candidates: dict[Finding, Candidates]
     """By finding, where there is a map of probabilities."""
-    calibration: dict[Finding, Calibration]
+    calibration: dict[Finding, ReliabilityCounts]
     """Of the voxels, where there is a map of probabilities."""
     has_regions: bool
 
@@ -173,7 +178,7 @@ def assess_person(maps: PersonMaps, *, rule: Rule, extent: float = 0.5) -> Perso
             for finding, probability in probabilities.items()
         },
         calibration={
-            finding: voxel_calibration(probability, maps.reference, finding)
+            finding: voxel_reliability_counts(probability, maps.reference, finding)
             for finding, probability in probabilities.items()
         },
         has_regions=maps.regions is not None,

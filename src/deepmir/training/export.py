@@ -8,11 +8,9 @@ Both forms hold the same half-precision numbers: the weights are rounded first, 
 twice. There is no pickle in the folder.
 """
 
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx
@@ -283,14 +281,3 @@ def initial_state(folder: Path, recipe: Recipe) -> State:
             f"{recipe.name} wants {recipe.network.filters}; change the recipe or start at random"
         )
     return network.state_dict()
-
-
-def _main() -> None:
-    """Export two checkpoints: ``python -m deepmir.training.export ANATOMY FINDINGS OUT``."""
-    anatomy, findings, out = (Path(argument) for argument in sys.argv[1:4])
-    notes = ReleaseNotes(code_version=version("deepmir"))
-    export_release({"anatomy": anatomy, "findings": findings}, out, notes)
-
-
-if __name__ == "__main__":
-    _main()
