@@ -111,12 +111,14 @@ def real_map(shared: Path, name: str) -> Map:
 
 
 def protocol_like_real() -> Protocol:
-    """Put the `mesa-like` protocol on the grid of the real maps."""
+    """Put the `mesa-like` protocol on the grid of the real maps, filtered as they are."""
     return replace(
         mesa_like(),
         name="like-real",
         spacing_mm=SPACING_MM,
         detailed_people=True,
+        k_space_share=0.9,
+        gibbs=True,
         chimap=ChimapSettings(method="closed-form", strength=0.01, erosion_mm=2.0),
     )
 
