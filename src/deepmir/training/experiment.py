@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from deepmir.config import Config
-from deepmir.errors import InputError, TrainingError
+from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.io.atomic import write_text
 from deepmir.io.bids import DatasetKind, write_dataset_files
 from deepmir.io.nifti import read_volume, write_map
@@ -31,13 +31,15 @@ from deepmir.training.fit import (
     read_checkpoint,
 )
 from deepmir.training.folds import Fold
-from deepmir.training.labelled_task import LabelledTask, Mix
+from deepmir.training.fresh import Simulators, closing_in_turn, drop_fresh
+from deepmir.training.labelled_task import LabelledTask
 from deepmir.training.patches import Present, open_case
 from deepmir.training.predict import labels_of_slices, predict_patches, predict_slices
 from deepmir.training.prepare import PreparedCase, prepare_persons
 from deepmir.training.recipes import Recipe, resolve_epochs
 from deepmir.training.slices import open_slices
 from deepmir.training.slices_task import SlicesTask
+from deepmir.training.sources import Mix, Opener
 from deepmir.training.thresholds import choose_thresholds
 from deepmir.volume import Modality
 
@@ -69,7 +71,7 @@ class Experiment:
     cases: Mapping[str, PreparedCase]  # by the person's name
     labelled: tuple[Finding, ...]
     init: Path | None = None
-    mix: Mix | None = None
+    mixes: tuple[Mix, ...] = ()
     shown: Present | None = None
     """Contrasts that the findings part is shown to predict; None: all that a person has."""
 
@@ -124,16 +126,26 @@ def train_fold(
         If the weights to start from do not fit.
     """
     _settle_persons(experiment, fold, out, resume=options.resume)
-    task, recipe = make_task(experiment, fold)
-    try:
+    makers = Simulators(options.workers)
+    opener = Opener(experiment.recipe, out, makers, resume=options.resume)
+    task, recipe = make_task(experiment, fold, opener)
+    with closing_in_turn(makers, task):
         initial = None if experiment.init is None else initial_state(experiment.init, recipe)
-        return fit(task, recipe, out, options=options, initial=initial, progress=progress)
-    finally:
-        task.close()
+        result = fit(task, recipe, out, options=options, initial=initial, progress=progress)
+    if result.finished:
+        drop_fresh(out)
+    return result
 
 
-def make_task(experiment: Experiment, fold: Fold) -> tuple["LabelledTask | SlicesTask", Recipe]:
+def make_task(
+    experiment: Experiment, fold: Fold, opener: Opener
+) -> tuple["LabelledTask | SlicesTask", Recipe]:
     """Task of a fold, and the recipe with its epochs turned into steps.
+
+    Parameters
+    ----------
+    opener : Opener
+        Of the sources that are mixed in.
 
     Raises
     ------
@@ -143,6 +155,8 @@ def make_task(experiment: Experiment, fold: Fold) -> tuple["LabelledTask | Slice
     recipe = experiment.recipe
     train, validation = experiment.folders(fold.train), experiment.folders(fold.validation)
     if recipe.part == "slices":
+        if experiment.mixes:
+            raise ConfigError("--mix is for recipes of the findings part; leave it out")
         check_contrasts(experiment, (*fold.train, *fold.validation, *fold.test))
         task = SlicesTask(recipe, train, validation)
         return task, resolve_epochs(recipe, task.steps_per_epoch)
@@ -152,7 +166,11 @@ def make_task(experiment: Experiment, fold: Fold) -> tuple["LabelledTask | Slice
             "heads, not on findings; take fine-tune, release-findings or a recipe of the slices"
         )
     labelled = LabelledTask(
-        recipe, train, validation, labelled=experiment.labelled, mix=experiment.mix
+        recipe,
+        train,
+        validation,
+        labelled=experiment.labelled,
+        mixed=opener.mixed(experiment.mixes),
     )
     return labelled, recipe
 

@@ -33,6 +33,7 @@ BEST_NAME = "best.pt"
 BEST_RECORD_NAME = "best.json"
 LOG_NAME = "log.jsonl"
 UNUSABLE_STEPS_ALLOWED = 10
+WAIT_S = 0.2
 _FORMAT = 1
 
 State = dict[str, Tensor]
@@ -60,6 +61,9 @@ class Task(Protocol):
     def batch(self, step: int) -> Batch:
         """Batch of one step: the same for the same step, whenever it is asked for."""
 
+    def missing(self, step: int) -> str | None:
+        """Say what a batch still waits for; None when it can be made."""
+
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Loss of a batch, float32; the logits are those of the levels, finest first."""
 
@@ -79,6 +83,8 @@ class RunOptions:
     """Go on from the checkpoint in the output folder if there is one."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
+    workers: int = 0
+    """Processes that simulate cases meanwhile; 0: half as many as there are CPU cores."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
 
 
@@ -155,6 +161,11 @@ def fit(
         progress(f"{recipe.name}: step {state.step} of {steps} on {device}")
         with StopRequest() as stop:
             while state.step < steps:
+                if not _wait_for_data(
+                    task, state.step, over=lambda: stop.requested or clock.over, progress=progress
+                ):
+                    save_checkpoint(out / CHECKPOINT_NAME, state, recipe)
+                    break
                 loss, norm = train_step(
                     task, state, recipe.optimisation, device=device, steps=steps
                 )
@@ -172,6 +183,19 @@ def fit(
                     break
         log.close()
     return FitResult(state.step, steps, out / CHECKPOINT_NAME, state.scores)
+
+
+def _wait_for_data(task: Task, step: int, *, over: Callable[[], bool], progress: Progress) -> bool:
+    """Wait until a batch can be made; False when the run is to end before."""
+    told = None
+    while (missing := task.missing(step)) is not None:
+        if missing != told:
+            progress(f"step {step} waits: {missing} are there")
+            told = missing
+        if over():
+            return False
+        time.sleep(WAIT_S)
+    return True
 
 
 def schedule_steps(recipe: Recipe, options: RunOptions) -> int:

@@ -5,7 +5,7 @@ train_on_study  a BIDS data set: one run on all persons, or cross-validation
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,9 +29,10 @@ from deepmir.training.export_tuned import export_tuned
 from deepmir.training.findings_task import FindingsTask
 from deepmir.training.fit import FitResult, RunOptions, choose_device, fit, result_checkpoint
 from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, settle_plan
-from deepmir.training.labelled_task import Mix
+from deepmir.training.fresh import Simulators, closing_in_turn, drop_fresh
 from deepmir.training.nnunet import NnunetNames, export_nnunet
-from deepmir.training.recipes import Recipe, recipe_as_dict
+from deepmir.training.recipes import Recipe, recipe_as_dict, recipe_from_json
+from deepmir.training.sources import Mix, Mixture, Opener
 
 __all__ = [
     "DataChoice",
@@ -54,12 +55,13 @@ RECIPE_NAME = "recipe.json"
 Progress = Callable[[str], None]
 
 
-def train(
+def train(  # noqa: PLR0913 - what a user says on the command line
     recipe: Recipe,
     data: Path,
     out: Path,
     *,
     init: Path | None = None,
+    mixes: Sequence[Mix] = (),
     options: RunOptions | None = None,
     progress: Progress = lambda _: None,
 ) -> FitResult:
@@ -69,13 +71,16 @@ def train(
     ----------
     recipe : Recipe
     data : Path
-        Folder of anatomies (``head_XX.npz``) or, for the findings part, of simulated cases.
+        Folder of anatomies (``head_XX.npz``) or, for the findings part, of simulated cases; of
+        anatomies the findings part simulates new cases while it trains.
     out : Path
         Folder of the checkpoint, the log and what is needed to repeat the run.
     init : Path, optional
         Folder of released weights to start from, with a fresh optimizer.
+    mixes : sequence of Mix
+        Other cases, or anatomies, that the findings part draws a share of its patches from.
     options : RunOptions, optional
-        Time, steps, threads and device.
+        Time, steps, threads, device and processes that simulate.
     progress : callable, optional
         Takes one line of text at a time.
 
@@ -84,9 +89,10 @@ def train(
     InputError
         If there is no data of the training heads.
     ConfigError
-        If the recipe is of the slices part, which needs a BIDS data set.
+        If the recipe is of the slices part, which needs a BIDS data set, or mixes do not fit.
     TrainingError
-        If the loss is no number any more, or the checkpoint in `out` does not fit the recipe.
+        If a case cannot be simulated, the loss is no number any more, or the checkpoint in `out`
+        does not fit the recipe.
     WeightsError
         If `init` is damaged or holds another network.
     """
@@ -95,16 +101,23 @@ def train(
             f"recipe {recipe.name} trains on scans of persons, and {data} is no BIDS data set (no "
             "sub-* folder); give one such as `deepmir simulate` writes"
         )
-    task = (
-        AnatomyTask(recipe, data) if recipe.part == "anatomy" else FindingsTask(recipe, data, out)
-    )
+    if recipe.part == "anatomy" and mixes:
+        raise ConfigError("--mix is for the findings part; leave it out")
+    given = options or RunOptions()
     initial = None if init is None else initial_state(init, recipe)
-    try:
-        return fit(
-            task, recipe, out, options=options or RunOptions(), initial=initial, progress=progress
-        )
-    finally:
-        task.close()
+    makers = Simulators(given.workers)
+    task: AnatomyTask | FindingsTask
+    if recipe.part == "anatomy":
+        task = AnatomyTask(recipe, data)
+    else:
+        opener = Opener(recipe, out, makers, resume=given.resume)
+        sources = Mixture(opener.training(data, name="case"), opener.mixed(mixes))
+        task = FindingsTask(recipe, sources, opener.validation(data))
+    with closing_in_turn(makers, task):
+        result = fit(task, recipe, out, options=given, initial=initial, progress=progress)
+    if result.finished:
+        drop_fresh(out)
+    return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +131,7 @@ class StudyOptions:
     seeds: tuple[int, ...] = ()
     """Seeds of the runs; empty: the recipe's own."""
     init: Path | None = None
-    mix: Mix | None = None
+    mixes: tuple[Mix, ...] = ()
     cases: Path | None = None
     """Where prepared cases lie; None: in the output folder."""
     weights: Path | None = None
@@ -154,7 +167,7 @@ def train_on_study(
         progress=progress,
     )  # fmt: skip
     experiment = Experiment(
-        recipe=recipe, cases=cases, labelled=labelled, init=study.init, mix=study.mix
+        recipe=recipe, cases=cases, labelled=labelled, init=study.init, mixes=study.mixes
     )
     given = options or RunOptions()
     _settle_recipe(recipe, out / RECIPE_NAME, resume=given.resume)
@@ -172,15 +185,22 @@ def train_on_study(
 
 def _settle_recipe(recipe: Recipe, record: Path, *, resume: bool) -> None:
     """Write the recipe down; refuse to go on with another one than the runs began with."""
-    now = recipe_as_dict(recipe)
-    now["schedule"].pop("tensorboard")  # changes nothing that is learned
-    text = json.dumps(now, indent=1) + "\n"
-    if resume and record.exists() and record.read_text(encoding="utf-8") != text:
+    # TensorBoard changes nothing that is learned
+    now = replace(recipe, schedule=replace(recipe.schedule, tensorboard=False))
+    if resume and record.exists() and _stored_recipe(record) != now:
         raise TrainingError(
             f"the runs in {record.parent} began with another recipe (see {record.name} there); "
             "give a fresh --out, or --no-resume to start anew"
         )
-    write_text(record, text)
+    write_text(record, json.dumps(recipe_as_dict(now), indent=1) + "\n")
+
+
+def _stored_recipe(record: Path) -> Recipe | None:
+    """Recipe that runs began with; settings that are newer than the runs have their defaults."""
+    try:
+        return recipe_from_json(record.read_text(encoding="utf-8"))
+    except ConfigError:
+        return None
 
 
 def _train_once(

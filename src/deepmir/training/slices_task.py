@@ -58,6 +58,10 @@ class SlicesTask:
         """Batch of slices."""
         return self._ahead.get(step)
 
+    def missing(self, step: int) -> str | None:  # noqa: ARG002 - everything is there
+        """Say that nothing is missing."""
+        return None
+
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Loss of the paper, by the number of findings that are asked for."""
         single = self._recipe.slices.n_outputs == 1
