@@ -16,8 +16,8 @@ from deepmir.io.bids import SubjectOutputs, raw_scan
 from deepmir.model.weights import load_weights
 
 VERBS = (
-    "segment", "measure", "reconstruct", "demo", "simulate", "evaluate", "train", "export-nnunet",
-    "study", "info",
+    "segment", "measure", "reconstruct", "demo", "simulate", "evaluate", "train", "predict",
+    "export-nnunet", "study", "info",
 )  # fmt: skip
 
 

@@ -144,7 +144,7 @@ def release(findings_checkpoint, folder):
     optimizer = torch.optim.AdamW(network.parameters())
     (folder / "run").mkdir(parents=True)
     path = folder / "run" / CHECKPOINT_NAME
-    save_checkpoint(path, TrainingState(network, network.state_dict(), optimizer), recipe)
+    save_checkpoint(path, TrainingState(network, network.state_dict(), optimizer, network), recipe)
     export_release(
         {"anatomy": path, "findings": findings_checkpoint}, folder / "weights", ReleaseNotes()
     )

@@ -19,6 +19,7 @@ from deepmir.training.fit import (
     LOG_NAME,
     UNUSABLE_STEPS_ALLOWED,
     Batch,
+    Job,
     RunOptions,
     choose_device,
     ema_decay,
@@ -85,7 +86,7 @@ def recipe(steps=8, *, rate=0.01, **schedule):
 
 
 def run(out, task=None, plan=None, **options):
-    return fit(task or TinyTask(), plan or recipe(), out, options=RunOptions(**options))
+    return fit(Job(task or TinyTask(), plan or recipe()), out, options=RunOptions(**options))
 
 
 def weights(out):
@@ -136,7 +137,7 @@ class LateTask(TinyTask):
 def test_a_run_waits_for_its_data_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("deepmir.training.fit.WAIT_S", 0.001)
     told = []
-    fit(LateTask(5), recipe(2), tmp_path, options=RunOptions(), progress=told.append)
+    fit(Job(LateTask(5), recipe(2)), tmp_path, options=RunOptions(), progress=told.append)
     assert told.count("step 1 waits: 3 of 4 cases are there") == 1
     assert read_checkpoint(tmp_path / CHECKPOINT_NAME).step == 2
 
@@ -357,7 +358,7 @@ def test_a_score_that_no_validation_gives_is_refused(tmp_path):
 
 def test_progress_says_loss_scores_and_the_time_left(tmp_path):
     lines = []
-    fit(TinyTask(), recipe(), tmp_path, options=RunOptions(), progress=lines.append)
+    fit(Job(TinyTask(), recipe()), tmp_path, options=RunOptions(), progress=lines.append)
     assert lines[0] == "tiny: step 0 of 8 on cpu"
     assert lines[1].startswith("step 2 of 8: loss ")
     assert lines[1].endswith(" s left")

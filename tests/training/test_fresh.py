@@ -1,6 +1,8 @@
 """Cases that are simulated while a run trains: a schedule of the step alone, bounded, resumable."""
 
 import importlib.util
+import os
+import signal
 import time
 from concurrent.futures import Future
 from dataclasses import replace
@@ -255,12 +257,17 @@ def tiny_anatomies(tmp_path_factory):
 def test_a_run_on_fresh_cases_stops_and_goes_on_to_the_same_weights(tiny_anatomies, tmp_path):
     recipe = parse_recipe(TEXT, origin="test")
     train(recipe, tiny_anatomies, tmp_path / "whole", options=RunOptions(workers=2))
-    stopped = train(recipe, tiny_anatomies, tmp_path / "parts", options=RunOptions(minutes=0))
-    assert stopped.step == 0  # nothing was simulated yet
-    while not stopped.finished:
-        stopped = train(
-            recipe, tiny_anatomies, tmp_path / "parts", options=RunOptions(minutes=0.2, workers=1)
-        )
+    parts = tmp_path / "parts"
+    assert train(recipe, tiny_anatomies, parts, options=RunOptions(minutes=0)).step == 0
+
+    def stop_in_the_middle(line):
+        if line.startswith("step 4 of 8"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = RunOptions(workers=1)
+    stopped = train(recipe, tiny_anatomies, parts, options=options, progress=stop_in_the_middle)
+    assert 4 <= stopped.step < 8
+    assert train(recipe, tiny_anatomies, parts, options=options).finished
     one, other = (read_checkpoint(tmp_path / name / CHECKPOINT_NAME) for name in ("whole", "parts"))
     assert (one.step, other.step) == (8, 8)
     assert all(torch.equal(one.ema[name], other.ema[name]) for name in one.ema)

@@ -20,6 +20,7 @@ EXAMPLES = (
     "deepmir train --recipe my_recipe.toml --data study --out runs/mine --folds loo\n\n"
     "deepmir train --recipe release-findings --data cases --out runs/findings --minutes 60\n\n"
     "deepmir train --recipe release-findings --data anatomies --out runs/fresh --workers 12\n\n"
+    "deepmir train --recipe paper-multi --data study --out runs/paper --folds 5 --devices 4\n\n"
     "deepmir train --recipe fine-tune --init released --data study --mix anatomies --mix-share 0.3 "
     "--out runs/tuned"
 )
@@ -117,6 +118,14 @@ def run(
         ),
     ] = 0,
     device: options.Device = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="GPUs of this machine (or, without any, processes) that share every batch; 0: all "
+            "GPUs.",
+        ),
+    ] = 1,
     resume: Annotated[
         bool, typer.Option(help="Go on from the checkpoint in --out, if there is one.")
     ] = True,
@@ -144,6 +153,7 @@ def run(
         threads=threads,
         workers=workers,
         device=device or "auto",
+        devices=devices,
     )
     mixes = tuple(training.Mix(*one) for one in _mixes(mix, mix_share))
     progress = _ignore if quiet else _print_line

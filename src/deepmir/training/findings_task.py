@@ -17,6 +17,7 @@ from deepmir.training.patches import Patch, draw_patch
 from deepmir.training.prefetch import Prefetch
 from deepmir.training.recipes import Recipe
 from deepmir.training.sources import Mixture, ValidationCases
+from deepmir.training.team import ALONE, Share
 
 _VALIDATION_SEED = 20_000_001
 _VALIDATION_BATCHES = 12
@@ -25,8 +26,16 @@ _VALIDATION_BATCHES = 12
 class FindingsTask:
     """Batches of patches of simulated cases, made by one thread."""
 
-    def __init__(self, recipe: Recipe, sources: Mixture, validation: ValidationCases) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        sources: Mixture,
+        validation: ValidationCases,
+        *,
+        share: Share = ALONE,
+    ) -> None:
         self._recipe = recipe
+        self._share = share
         self._sources = sources
         self._validation = validation
         self._ahead = Prefetch(ThreadPoolExecutor(1), self._make, depth=recipe.schedule.prefetch)
@@ -77,7 +86,7 @@ class FindingsTask:
         return as_batch(
             [
                 self._draw(np.random.default_rng([recipe.optimisation.seed, step, n]), step)
-                for n in range(recipe.optimisation.batch_size)
+                for n in self._share.of(recipe.optimisation.batch_size)
             ]
         )
 

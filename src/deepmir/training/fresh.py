@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -30,8 +31,10 @@ from deepmir.io.atomic import write_text
 from deepmir.memory import keep_freed_memory
 from deepmir.simulation.cases import CaseJob, case_job, simulate_case
 from deepmir.training.patches import forget_case
+from deepmir.training.team import Share
 
 FRESH_NAME = "fresh"
+WAIT_S = 0.2
 SOURCE_NAME = "source.json"
 FIRST_VALIDATION_NUMBER = 90_000
 SEEDS_APART = 1_000_000
@@ -131,6 +134,29 @@ class Simulators:
             complaint.close()
             with self._lock:
                 self._running.discard(process)
+
+
+class Onlookers:
+    """Wait for the cases that another process of the same run simulates."""
+
+    at_once = 0
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(1)
+        self._closed = False
+
+    def ask(self, job: CaseJob) -> Future[None]:
+        """Wait in the background until a case is there."""
+        return _done() if job.is_done else self._threads.submit(self._await, job)
+
+    def close(self) -> None:
+        """Wait no longer."""
+        self._closed = True
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _await(self, job: CaseJob) -> None:
+        while not (self._closed or job.is_done):
+            time.sleep(WAIT_S)
 
 
 class FreshCases:
@@ -316,6 +342,11 @@ def drop_fresh(out: Path) -> None:
     shutil.rmtree(out / FRESH_NAME, ignore_errors=True)
 
 
+def makers_for(share: Share, workers: int) -> Makers:
+    """Who makes cases for one process of a run: the first simulates, the others look on."""
+    return Simulators(workers) if share.leads else Onlookers()
+
+
 class Closable(Protocol):
     """Whatever has something to end in the background."""
 
@@ -323,13 +354,15 @@ class Closable(Protocol):
         """End it."""
 
 
-@contextmanager
-def closing_in_turn(*those: Closable) -> Iterator[None]:
-    """Close what was opened, in this order: who waits for a case after who makes it."""
-    with ExitStack() as stack:
-        for one in reversed(those):
-            stack.callback(one.close)
-        yield
+def closing_in_turn(*those: Closable) -> Callable[[], None]:
+    """Give a function that closes all in this order: who waits for a case after who makes it."""
+
+    def close() -> None:
+        with ExitStack() as stack:
+            for one in reversed(those):
+                stack.callback(one.close)
+
+    return close
 
 
 def anatomy_paths(folder: Path, heads: Iterable[int]) -> tuple[Path, ...]:

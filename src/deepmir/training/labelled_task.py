@@ -32,6 +32,7 @@ from deepmir.training.patches import (
 from deepmir.training.prefetch import Prefetch
 from deepmir.training.recipes import Recipe
 from deepmir.training.sources import FixedCases, Mixture, Source
+from deepmir.training.team import ALONE, Share
 from deepmir.volume import CHANNELS
 
 _VALIDATION_SEED = 20_000_001
@@ -52,10 +53,12 @@ class LabelledTask:
         *,
         labelled: Sequence[Finding] = tuple(Finding),
         mixed: Sequence[tuple[Source, float]] = (),
+        share: Share = ALONE,
     ) -> None:
         if not train:
             raise InputError("no person trains; the fold needs at least one")
         self._recipe = recipe
+        self._share = share
         self._folder = train[0].parent
         self._validation = tuple(folder.name for folder in validation)
         self._labelled = tuple(labelled)
@@ -111,7 +114,7 @@ class LabelledTask:
         return as_batch(
             [
                 self._draw(np.random.default_rng([optimisation.seed, step, n]), step)
-                for n in range(optimisation.batch_size)
+                for n in self._share.of(optimisation.batch_size)
             ]
         )
 

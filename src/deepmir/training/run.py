@@ -2,11 +2,13 @@
 
 train           one run on simulated cases or anatomies
 train_on_study  a BIDS data set: one run on all persons, or cross-validation
+predict         a trained network of the slices part on new scans
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from deepmir.config import Config
@@ -14,8 +16,9 @@ from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.io.atomic import write_text
 from deepmir.model.weights import RELEASED, Weights, load_weights
 from deepmir.training.anatomy_task import AnatomyTask
+from deepmir.training.apply import Trained, find_trained, predict_scans
 from deepmir.training.crossval import SCORES_NAME, CrossValidation, cross_validate
-from deepmir.training.dataset import is_bids
+from deepmir.training.dataset import is_bids, list_scans
 from deepmir.training.experiment import (
     DataChoice,
     Experiment,
@@ -27,12 +30,14 @@ from deepmir.training.experiment import (
 from deepmir.training.export import initial_state
 from deepmir.training.export_tuned import export_tuned
 from deepmir.training.findings_task import FindingsTask
-from deepmir.training.fit import FitResult, RunOptions, choose_device, fit, result_checkpoint
+from deepmir.training.fit import FitResult, Job, RunOptions, choose_device, result_checkpoint
 from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, settle_plan
-from deepmir.training.fresh import Simulators, closing_in_turn, drop_fresh
+from deepmir.training.fresh import closing_in_turn, makers_for
 from deepmir.training.nnunet import NnunetNames, export_nnunet
+from deepmir.training.parallel import run_job
 from deepmir.training.recipes import Recipe, recipe_as_dict, recipe_from_json
 from deepmir.training.sources import Mix, Mixture, Opener
+from deepmir.training.team import Share
 
 __all__ = [
     "DataChoice",
@@ -41,8 +46,10 @@ __all__ = [
     "StudyOptions",
     "ending_text",
     "export_study",
+    "find_trained",
     "init_folder",
     "is_bids",
+    "predict",
     "train",
     "train_on_study",
 ]
@@ -104,20 +111,33 @@ def train(  # noqa: PLR0913 - what a user says on the command line
     if recipe.part == "anatomy" and mixes:
         raise ConfigError("--mix is for the findings part; leave it out")
     given = options or RunOptions()
-    initial = None if init is None else initial_state(init, recipe)
-    makers = Simulators(given.workers)
-    task: AnatomyTask | FindingsTask
+    make = partial(_open_simulated, _Simulated(recipe, data, out, init, tuple(mixes)), given)
+    return run_job(make, recipe, out, options=given, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Simulated:
+    """A run on simulated data."""
+
+    recipe: Recipe
+    data: Path
+    out: Path
+    init: Path | None
+    mixes: tuple[Mix, ...]
+
+
+def _open_simulated(wanted: _Simulated, options: RunOptions, share: Share) -> Job:
+    """Open the data of a run for one of its processes."""
+    recipe = wanted.recipe
+    initial = None if wanted.init is None else initial_state(wanted.init, recipe)
     if recipe.part == "anatomy":
-        task = AnatomyTask(recipe, data)
-    else:
-        opener = Opener(recipe, out, makers, resume=given.resume)
-        sources = Mixture(opener.training(data, name="case"), opener.mixed(mixes))
-        task = FindingsTask(recipe, sources, opener.validation(data))
-    with closing_in_turn(makers, task):
-        result = fit(task, recipe, out, options=given, initial=initial, progress=progress)
-    if result.finished:
-        drop_fresh(out)
-    return result
+        heads = AnatomyTask(recipe, wanted.data)
+        return Job(heads, recipe, initial, heads.close)
+    makers = makers_for(share, options.workers)
+    opener = Opener(recipe, wanted.out, makers, resume=options.resume, share=share)
+    sources = Mixture(opener.training(wanted.data, name="case"), opener.mixed(wanted.mixes))
+    task = FindingsTask(recipe, sources, opener.validation(wanted.data), share=share)
+    return Job(task, recipe, initial, closing_in_turn(makers, task))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +304,47 @@ def export_study(
             "and they are not the same; give the same --data, --labels and --exclude as to train"
         )
     return export_nnunet(cases, plan, out, names=called, labelled=labelled)
+
+
+def predict(  # noqa: PLR0913 - what a user says on the command line
+    trained: Trained,
+    data: Path,
+    out: Path,
+    *,
+    study: StudyOptions,
+    exclude: tuple[str, ...] = (),
+    overwrite: bool = False,
+    progress: Progress = lambda _: None,
+) -> int:
+    """Apply a trained network of the slices part to the scans of a BIDS data set.
+
+    Parameters
+    ----------
+    trained : Trained
+        As :func:`~deepmir.training.apply.find_trained` finds it.
+    data : Path
+        BIDS data set; label maps are not asked for.
+    study : StudyOptions
+        Weights folder whose anatomy part prepares the scans, and settings: as in training.
+
+    Returns
+    -------
+    int
+        How many label maps are new.
+
+    Raises
+    ------
+    InputError, GeometryError, ConfigError, OutputError, TrainingError, WeightsError
+        As :func:`~deepmir.training.apply.predict_scans`.
+    """
+    return predict_scans(
+        trained,
+        list_scans(data, exclude=exclude),
+        out,
+        preparation=(load_weights(study.weights), study.config),
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def ending_text(result: CrossValidation | FitResult, out: Path) -> str:

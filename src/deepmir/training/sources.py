@@ -6,6 +6,7 @@ goes on draws the same patches.
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.training.fresh import (
     FRESH_NAME,
+    WAIT_S,
     FreshCases,
     FreshValidation,
     Makers,
@@ -26,6 +28,7 @@ from deepmir.training.fresh import (
 )
 from deepmir.training.patches import list_cases
 from deepmir.training.recipes import Recipe
+from deepmir.training.team import ALONE, Share
 
 Drawn = tuple[Path, tuple[str, ...]]
 """A folder and the names of those of its cases that one is drawn from."""
@@ -87,9 +90,11 @@ class CaseBlocks:
     """Which cases each block of steps drew from: written down, so that a run can be repeated."""
 
     def __init__(
-        self, folder: Path, heads: tuple[int, ...], record: Path, *, steps: int = 1
-    ) -> None:
+        self, folder: Path, heads: tuple[int, ...], record: Path, *, steps: int = 1,
+        leads: bool = True,
+    ) -> None:  # fmt: skip
         self.folder = folder
+        self._leads = leads
         self._heads, self._record, self._steps = heads, record, steps
         self._lock = Lock()
         self._blocks = _read_blocks(record)
@@ -117,6 +122,9 @@ class CaseBlocks:
             If the folder has no case of the training heads.
         """
         with self._lock:
+            while block not in self._blocks and not self._leads:
+                time.sleep(WAIT_S)  # the first process of the run writes it down
+                self._blocks = _read_blocks(self._record)
             if block not in self._blocks:
                 names = list_cases(self.folder, self._heads)
                 if not names:
@@ -164,6 +172,7 @@ class Opener:
     out: Path
     makers: Makers
     resume: bool = True
+    share: Share = ALONE
 
     def training(self, folder: Path, *, name: str) -> Source:
         """Cases of the training heads in a folder, or simulated from its anatomies.
@@ -182,7 +191,9 @@ class Opener:
         if not has_anatomies(folder):
             record = self.out / f"{name}_blocks.json"
             steps = recipe.findings.block_steps
-            source = CaseBlocks(folder, recipe.train_heads, record, steps=steps)
+            source = CaseBlocks(
+                folder, recipe.train_heads, record, steps=steps, leads=self.share.leads
+            )
             source.cases_of("0")  # refuse an empty folder before anything starts
             return source
         anatomies = anatomy_paths(folder, recipe.train_heads)
@@ -230,7 +241,8 @@ class Opener:
 
     def _fresh_folder(self, name: str, anatomies: Sequence[Path], *, seed: int) -> Path:
         folder = self.out / FRESH_NAME / name
-        settle_folder(folder, anatomies, seed=seed, resume=self.resume)
+        if self.share.leads:
+            settle_folder(folder, anatomies, seed=seed, resume=self.resume)
         return folder
 
 
