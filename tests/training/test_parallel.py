@@ -2,14 +2,16 @@
 
 import json
 import queue
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.training.findings_task import FindingsTask
-from deepmir.training.fit import CHECKPOINT_NAME, LOG_NAME, RunOptions, read_checkpoint
+from deepmir.training.fit import CHECKPOINT_NAME, LOG_NAME, FitResult, RunOptions, read_checkpoint
 from deepmir.training.fresh import Onlookers, Simulators, makers_for
 from deepmir.training.parallel import (
     _Failure,
@@ -197,6 +199,30 @@ def test_a_process_that_was_killed_is_named():
     for messages in ([], ["step 1"], [failed]):
         with pytest.raises(TrainingError, match="process 2 of 2 was ended by signal 9"):
             watched(messages, [None, -9])
+
+
+def test_a_request_to_stop_is_handed_on_once_the_loop_has_begun(monkeypatch):
+    class Asked:
+        requested = True
+
+    class Running(Ended):
+        pid = 4242
+
+        def is_alive(self):
+            return True
+
+    sent, said = [], queue.Queue()
+    monkeypatch.setattr("os.kill", lambda pid, number: sent.append((pid, number)))
+    told, result = [], FitResult(3, 8, Path("last.pt"), {})
+
+    def tell(line):
+        told.append((line, len(sent)))
+
+    for message in ("step 0 of 8", "step 2 of 8", result):
+        said.put(message)
+    assert _watch([Running(None), Running(None)], said, Asked(), tell) is result
+    assert told == [("step 0 of 8", 0), ("step 2 of 8", 2)]
+    assert sent == [(4242, signal.SIGTERM)] * 2
 
 
 def test_the_failure_that_came_first_is_told():
