@@ -2,11 +2,13 @@
 
     python benchmarks/choose_thresholds.py --cases FOLDER --weights FOLDER --out work/chosen
 
-Runs the findings part over whole simulated cases of heads 13 and 14, with every subset of
-contrasts that may be there. The peak probability of each marked component, and whether it is real,
-give the calibration (Platt 1999) at the prevalence of a cohort; the threshold of each finding is
-the one with the best F1 at that prevalence, over the subsets that tell the finding. Prints
-sensitivity, false findings a person and the calibration error. Never uses heads 15 and 16.
+Runs the findings part over whole simulated cases of heads 13 and 14, with each subset of
+contrasts. The peak probability of each marked component, and whether it is real, give each
+subset its calibration (Platt 1999) at the prevalence of a cohort; the threshold of each finding
+is the one with the best F1 at that prevalence, over the subsets that tell the finding. Prints
+sensitivity, false findings a person and the calibration error, FROC points and the reliability
+of the probabilities; with --picture both are drawn. The error is measured on persons that the
+calibration was not fitted on: two halves serve each other. Never uses heads 15 and 16.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from scipy import optimize
 
@@ -33,9 +36,12 @@ would weigh too little."""
 SUBSETS = {
     "T2w+swi+Chimap": (True, True, True),
     "swi+Chimap": (False, True, True),
+    "T2w+swi": (True, True, False),
+    "T2w+Chimap": (True, False, True),
     "swi": (False, True, False),
     "Chimap": (False, False, True),
 }
+FALSE_PER_PERSON = (0.1, 0.25, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +77,41 @@ def main() -> None:
     network = open_network(weights, "findings", SegmentConfig())
     window = weights.manifest.inputs.findings_window
     names = list_cases(options.cases, VALIDATION_HEADS)
-    found: dict[str, dict[Finding, Candidates]] = {}
+    found: dict[str, dict[Finding, list[Candidates]]] = {}
     for subset, present in SUBSETS.items():
-        cases = []
+        found[subset] = {finding: [] for finding in Finding}
         for name in names:
             case = open_case(options.cases / name)
-            cases.append(candidates_of(predict(network, case, present, window), case))
-        found[subset] = {finding: joined([c[finding] for c in cases]) for finding in Finding}
+            for finding, one in candidates_of(
+                predict(network, case, present, window), case
+            ).items():
+                found[subset][finding].append(one)
         print(subset, "done", flush=True)
-    chosen = {finding: choose(found, finding) for finding in Finding}
-    for finding, (calibration, threshold) in chosen.items():
-        report(found, finding, calibration, threshold)
+    calibration = {
+        subset: {finding.name: fit_calibration(joined(rows), USUAL_PER_PERSON[finding])
+                 for finding, rows in of_subset.items() if tells(subset, finding)}
+        for subset, of_subset in found.items()
+    }  # fmt: skip
+    thresholds = {finding: best_threshold(found, calibration, finding) for finding in Finding}
+    measured = [
+        row_of(subset, finding, found[subset][finding], calibration[subset][finding.name],
+               thresholds[finding])
+        for finding in Finding for subset in SUBSETS if tells(subset, finding)
+    ]  # fmt: skip
+    print(as_table(measured))
     options.out.mkdir(parents=True, exist_ok=True)
     result = {
-        "proposed": {finding.name: threshold for finding, (_, threshold) in chosen.items()},
-        "calibration": {finding.name: asdict(fitted) for finding, (fitted, _) in chosen.items()},
+        "proposed": {finding.name: threshold for finding, threshold in thresholds.items()},
+        "calibration": {
+            subset: {name: asdict(fitted) for name, fitted in of_subset.items()}
+            for subset, of_subset in calibration.items()
+        },
+        "measured": [asdict(row) for row in measured],
         "cases": names,
     }
     (options.out / "thresholds.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    if options.picture:
+        draw(measured, options.picture)
 
 
 def read_options() -> argparse.Namespace:
@@ -97,6 +120,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--picture", type=Path, help="FROC and reliability as a PNG")
     return parser.parse_args()
 
 
@@ -138,19 +162,25 @@ def joined(parts: list[Candidates]) -> Candidates:
     )
 
 
-def choose(
-    found: dict[str, dict[Finding, Candidates]], finding: Finding
-) -> tuple[Calibration, float]:
-    """Calibration over the subsets that tell the finding, and the threshold of the best F1."""
-    rows = [
-        subset[finding]
-        for name, subset in found.items()
-        if "Chimap" in name or finding is not Finding.CALCIFICATION
-    ]
+def tells(subset: str, finding: Finding) -> bool:
+    """Whether these contrasts can tell the finding: without the sign of χ no calcification."""
+    return "Chimap" in subset or finding is not Finding.CALCIFICATION
+
+
+def best_threshold(
+    found: dict[str, dict[Finding, list[Candidates]]],
+    calibration: dict[str, dict[str, Calibration]],
+    finding: Finding,
+) -> float:
+    """Threshold of the best mean F1 over the subsets that tell the finding."""
     usual = USUAL_PER_PERSON[finding]
-    calibration = fit_calibration(joined(rows), usual)
-    f1 = [np.mean([row.usual_f1(calibration, t, usual) for row in rows]) for t in THRESHOLDS]
-    return calibration, THRESHOLDS[int(np.argmax(f1))]
+    rows = [
+        (joined(of_subset[finding]), calibration[subset][finding.name])
+        for subset, of_subset in found.items()
+        if tells(subset, finding)
+    ]
+    f1 = [np.mean([row.usual_f1(fitted, t, usual) for row, fitted in rows]) for t in THRESHOLDS]
+    return THRESHOLDS[int(np.argmax(f1))]
 
 
 def fit_calibration(candidates: Candidates, usual: float) -> Calibration:
@@ -167,37 +197,129 @@ def fit_calibration(candidates: Candidates, usual: float) -> Calibration:
     return Calibration(slope=round(float(np.exp(log_slope)), 4), offset=round(float(offset), 4))
 
 
-def report(
-    found: dict[str, dict[Finding, Candidates]],
+# ---- what it gives -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """How good one finding is told with some contrasts."""
+
+    subset: str
+    finding: str
+    threshold: float
+    n_findings: int
+    sensitivity: float
+    false_per_person: float
+    usual_f1: float
+    froc: dict[str, float]  # false findings a person: sensitivity
+    calibration_error: float
+    reliability: list[tuple[float, float, float]]
+    """Of each bin: mean probability, share that is real, findings a person."""
+
+
+def row_of(
+    subset: str,
     finding: Finding,
+    persons: list[Candidates],
     calibration: Calibration,
     threshold: float,
-) -> None:
-    """Print what a finding's threshold gives with each subset."""
-    print(f"{finding.name}: threshold {threshold:g}, {calibration}")
+) -> Measured:
+    """Measure one finding with one subset of contrasts."""
     usual = USUAL_PER_PERSON[finding]
-    for name, subset in found.items():
-        row = subset[finding]
-        if len(row.found_by) == 0 or ("Chimap" not in name and finding is Finding.CALCIFICATION):
-            continue
-        sensitivity, false = row.rates(calibration, threshold)
-        error = calibration_error(row, calibration, usual)
-        print(
-            f"  {name:16s} sensitivity {sensitivity:.2f}, false a person {false:.2f}, "
-            f"F1 in a cohort {row.usual_f1(calibration, threshold, usual):.2f}, "
-            f"calibration error {error:.3f}",
-            flush=True,
+    row = joined(persons)
+    sensitivity, false = row.rates(calibration, threshold)
+    bins = cross_fitted_bins(persons, usual)
+    total = sum(weight for _, _, weight in bins)
+    error = sum(weight * abs(p - share) for p, share, weight in bins) / max(total, 1e-9)
+    return Measured(
+        subset=subset,
+        finding=finding.name,
+        threshold=threshold,
+        n_findings=len(row.found_by),
+        sensitivity=sensitivity,
+        false_per_person=false,
+        usual_f1=row.usual_f1(calibration, threshold, usual),
+        froc={f"{limit:g}": sensitivity_at(row, limit) for limit in FALSE_PER_PERSON},
+        calibration_error=error,
+        reliability=[(p, share, weight / len(persons)) for p, share, weight in bins],
+    )
+
+
+def sensitivity_at(row: Candidates, false_per_person: float) -> float:
+    """Greatest sensitivity with at most so many false findings a person."""
+    false = np.sort(row.peaks[~row.real])[::-1]
+    allowed = int(false_per_person * row.n_cases)
+    least = false[allowed] if allowed < len(false) else 0.0
+    return float((row.found_by > least).mean()) if len(row.found_by) else float("nan")
+
+
+def cross_fitted_bins(persons: list[Candidates], usual: float) -> list[tuple[float, float, float]]:
+    """Reliability in ten bins at a cohort's prevalence (Guo 2017), two halves fitting each other.
+
+    Returns
+    -------
+    list of (mean probability, share that is real, weight)
+    """
+    p, real, weight = [], [], []
+    for half in (0, 1):
+        fitted = fit_calibration(joined(persons[1 - half :: 2]), usual)
+        row = joined(persons[half::2])
+        p.append(fitted.apply(row.peaks))
+        real.append(row.real)
+        weight.append(row.weights(usual))
+    joint, is_real, weights = np.concatenate(p), np.concatenate(real), np.concatenate(weight)
+    numbers = np.minimum((joint * 10).astype(int), 9)
+    bins = []
+    for number in np.unique(numbers):
+        here = numbers == number
+        total = float(weights[here].sum())
+        bins.append(
+            (
+                float((weights * joint)[here].sum() / total),
+                float((weights * is_real)[here].sum() / total),
+                total,
+            )
         )
+    return bins
 
 
-def calibration_error(row: Candidates, calibration: Calibration, usual: float) -> float:
-    """Return the expected calibration error (Guo 2017) of ten bins, at a cohort's prevalence."""
-    p, weight = calibration.apply(row.peaks), row.weights(usual)
-    bins = np.minimum((p * 10).astype(int), 9)
-    gaps = [
-        abs(float((weight * (row.real - p))[bins == number].sum())) for number in np.unique(bins)
+def as_table(measured: list[Measured]) -> str:
+    """Markdown table of everything measured."""
+    limits = " | ".join(f"at {limit:g}" for limit in FALSE_PER_PERSON)
+    lines = [
+        f"| finding | contrasts | findings | threshold | sensitivity | false a person | "
+        f"F1 in a cohort | {limits} | calibration error |",
+        "|---" * (8 + len(FALSE_PER_PERSON)) + "|",
     ]
-    return sum(gaps) / max(float(weight.sum()), 1e-9)
+    for row in measured:
+        froc = " | ".join(f"{value:.2f}" for value in row.froc.values())
+        lines.append(
+            f"| {row.finding} | {row.subset} | {row.n_findings} | {row.threshold:g} | "
+            f"{row.sensitivity:.2f} | {row.false_per_person:.2f} | {row.usual_f1:.2f} | {froc} | "
+            f"{row.calibration_error:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(measured: list[Measured], path: Path) -> None:
+    """Draw FROC curves above reliability diagrams, a column for each finding."""
+    figure, axes = plt.subplots(2, len(Finding), figsize=(12, 7.5), layout="constrained")
+    for column, finding in enumerate(Finding):
+        for row in measured:
+            if row.finding != finding.name:
+                continue
+            limits = [float(limit) for limit in row.froc]
+            axes[0, column].plot(limits, list(row.froc.values()), marker="o", label=row.subset)
+            p, share, _ = zip(*row.reliability, strict=True) if row.reliability else ((), (), ())
+            axes[1, column].plot(p, share, marker="o", label=row.subset)
+        axes[0, column].set(title=finding.name, xlabel="false findings a person", ylim=(0, 1))
+        axes[1, column].plot([0, 1], [0, 1], color="0.6", linewidth=1)
+        axes[1, column].set(xlabel="probability", xlim=(0, 1), ylim=(0, 1))
+    axes[0, 0].set_ylabel("sensitivity")
+    axes[1, 0].set_ylabel("share that is real")
+    axes[0, 0].legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

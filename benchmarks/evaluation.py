@@ -1,6 +1,6 @@
 """Time and memory of ``deepmir evaluate`` on a cohort of whole heads.
 
-    python benchmarks/evaluation.py --persons 100 --out evaluation_speed.json
+    python benchmarks/evaluation.py --persons 100 --out work/evaluation_speed.json
 
 makes label maps of 256 × 256 × 128 voxels for both sides (and maps of probability with
 ``--probabilities``), and runs the command line in a fresh process on two cores. Prints a table and
@@ -137,7 +137,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--persons", type=int, default=100)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--probabilities", action="store_true", help="with maps of probability")
-    parser.add_argument("--out", type=Path, default=Path("evaluation_speed.json"))
+    parser.add_argument("--out", type=Path, default=Path("work/evaluation_speed.json"))
     return parser.parse_args(arguments)
 
 

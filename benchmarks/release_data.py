@@ -19,7 +19,7 @@ from deepmir.simulation.cases import write_cases
 
 TRAIN_HEADS, VALIDATION_HEADS, TEST_HEADS = range(1, 13), range(13, 15), range(15, 17)
 TRAIN_SEED, VALIDATION_SEED, FIRST_VALIDATION = 1000, 0, 90000
-N_VALIDATION = 8
+N_VALIDATION = 24
 
 
 def main() -> None:

@@ -56,12 +56,15 @@ def thresholds_of(path: Path | None) -> dict[Finding, float]:
     return {Finding[name]: float(value) for name, value in proposed.items()}
 
 
-def calibration_of(path: Path | None) -> dict[Finding, Calibration]:
-    """Calibration fitted on the validation heads; none without a file."""
+def calibration_of(path: Path | None) -> dict[str, dict[str, Calibration]]:
+    """Calibration of each subset of contrasts, fitted on the validation heads; none without."""
     if path is None:
         return {}
     fitted = json.loads(path.read_text(encoding="utf-8"))["calibration"]
-    return {Finding[name]: Calibration(**values) for name, values in fitted.items()}
+    return {
+        subset: {name: Calibration(**values) for name, values in findings.items()}
+        for subset, findings in fitted.items()
+    }
 
 
 def figures_of(detection: Path | None, real: list[Path]) -> dict[str, float]:

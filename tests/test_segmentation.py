@@ -94,6 +94,19 @@ def test_every_finding_is_found_on_any_grid(phantom_person, weights, shape, spac
         assert 2 * (here & there).sum() / (here.sum() + there.sum()) > 0.8
 
 
+def test_what_is_stored_is_calibrated_for_the_contrasts_that_are_there(person, weights):
+    doubtful = {"CMB": Calibration(slope=0.5, offset=-1.0)}
+    manifest = replace(weights.manifest, calibration={"swi+Chimap": doubtful})
+    fitted = replace(weights, manifest=manifest)
+    raw = segmented(person.only(SWI, CHIMAP), weights).probabilities
+    found = segmented(person.only(SWI, CHIMAP), fitted).probabilities
+    wanted = doubtful["CMB"].apply(raw[CMB - 1]) * (raw[CMB - 1] > 0)
+    assert np.allclose(found[CMB - 1], wanted, atol=2e-3)
+    assert np.array_equal(found[IRON - 1], raw[IRON - 1])
+    alone = segmented(person.only(CHIMAP), fitted).probabilities
+    assert np.array_equal(alone, segmented(person.only(CHIMAP), weights).probabilities)
+
+
 def test_small_windows_change_nothing(person, weights):
     inputs = replace(weights.manifest.inputs, findings_window=(16, 16, 8))
     small = replace(weights, manifest=replace(weights.manifest, inputs=inputs))

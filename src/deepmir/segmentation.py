@@ -95,7 +95,7 @@ def segment_findings(
     if not has_chimap:
         found = without_calcification(found)
     found *= mask
-    calibrations = {finding: weights.calibration(finding) for finding in Finding}
+    calibrations = weights.calibrations(prepared.present)
     labels = findings_of(found, thresholds, calibrations)
     shape = prepared.grid.shape
     return Segmentation(

@@ -44,15 +44,24 @@ def rewrite(folder, **changes):
 def test_what_is_written_is_read_back(folder):
     inputs = NetworkInputs(findings_window=(64, 64, 16))
     arguments = {"name": "n", "version": "1.2", "thresholds": THRESHOLDS, "card": CARD}
-    calibration = {Finding.IRON: Calibration(slope=0.5, offset=-2.0)}
+    doubtful, sure = Calibration(slope=0.5, offset=-2.0), Calibration(slope=2.0)
+    calibration = {"swi+Chimap": {"IRON": doubtful}, "T2w+swi+Chimap": {"IRON": sure}}
     written = write_manifest(folder, **arguments, inputs=inputs, calibration=calibration)
     read = load_weights(folder)
     assert read == written
     assert (read.manifest.name, read.manifest.version, read.manifest.card) == ("n", "1.2", CARD)
     assert read.thresholds == THRESHOLDS
     assert read.manifest.inputs == inputs
-    assert read.calibration(Finding.IRON) == calibration[Finding.IRON]
-    assert read.calibration(Finding.CMB) == Calibration(slope=1.0, offset=0.0)
+    assert read.calibrations((False, True, True))[Finding.IRON] == doubtful
+    assert read.calibrations((False, True, True))[Finding.CMB] == Calibration()
+    assert read.calibrations((True, True, True))[Finding.IRON] == sure
+    assert set(read.calibrations((True, False, False)).values()) == {Calibration()}
+
+
+def test_contrasts_that_were_not_calibrated_take_what_was_without_t2w(folder):
+    rewrite(folder, calibration={"swi": {"CMB": {"slope": 0.5, "offset": -1.0}}})
+    with_t2w = load_weights(folder).calibrations((True, True, False))
+    assert with_t2w[Finding.CMB] == Calibration(slope=0.5, offset=-1.0)
 
 
 @given(st.floats(0, 1, width=32), st.floats(0.1, 5), st.floats(-8, 8))
@@ -64,8 +73,8 @@ def test_a_calibration_is_the_logistic_of_the_logit(probability, slope, offset):
 
 
 def test_a_falling_calibration_is_refused(folder):
-    rewrite(folder, calibration={"CMB": {"slope": -1.0, "offset": 0.0}})
-    with pytest.raises(WeightsError, match=r"calibration\.CMB\.slope"):
+    rewrite(folder, calibration={"swi": {"CMB": {"slope": -1.0, "offset": 0.0}}})
+    with pytest.raises(WeightsError, match=r"calibration\.swi\.CMB\.slope"):
         load_weights(folder)
 
 

@@ -58,8 +58,8 @@ def test_few_lesions_choose_nothing():
 
 
 def test_each_finding_has_its_own():
-    scans = [scan(seed) for seed in range(3)]
-    chosen = choose_thresholds(scans, dict.fromkeys(Finding, 0.6), PLAIN)
+    scans = [(*scan(seed), PLAIN) for seed in range(3)]
+    chosen = choose_thresholds(scans, dict.fromkeys(Finding, 0.6))
     assert chosen[Finding.IRON] == 0.6
     assert chosen[Finding.CMB] in CANDIDATES
 
@@ -67,7 +67,7 @@ def test_each_finding_has_its_own():
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_choice_is_the_best_of_the_candidates(seed):
     probabilities, reference = scan(seed)
-    chosen = choose_thresholds([(probabilities, reference)], dict.fromkeys(Finding, 0.6), PLAIN)
+    chosen = choose_thresholds([(probabilities, reference, PLAIN)], dict.fromkeys(Finding, 0.6))
     f1 = {}
     for threshold in CANDIDATES:
         labels = findings_of(probabilities, dict.fromkeys(Finding, threshold), PLAIN).astype(int)

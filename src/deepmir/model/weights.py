@@ -11,6 +11,7 @@ No pickle: nothing in the folder can run code when it is read.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from scipy import special
 
 from deepmir.errors import OutputError, WeightsError
 from deepmir.labels import REGIONS, Finding
-from deepmir.volume import FloatMap
+from deepmir.volume import CHANNELS, FloatMap
 
 Part = Literal["anatomy", "findings"]
 
@@ -107,7 +108,8 @@ class Manifest:
     card: ModelCard
     files: dict[str, WeightsFile]
     thresholds: dict[str, float]  # by finding name
-    calibration: dict[str, Calibration] = Field(default_factory=dict)  # by finding name
+    calibration: dict[str, dict[str, Calibration]] = Field(default_factory=dict)
+    """By the contrasts that are there, as `contrasts_name` writes them, then by finding."""
     inputs: NetworkInputs = Field(default_factory=NetworkInputs)
     anatomy_classes: tuple[str, ...] = ANATOMY_CLASSES
     format: Literal[1] = 1
@@ -126,9 +128,20 @@ class Weights:
         """Least calibrated probability of a finding, chosen on validation data."""
         return {Finding[name]: value for name, value in self.manifest.thresholds.items()}
 
-    def calibration(self, finding: Finding) -> Calibration:
-        """Calibration of a finding's probabilities; the identity where none was fitted."""
-        return self.manifest.calibration.get(finding.name, Calibration())
+    def calibrations(self, present: tuple[bool, bool, bool]) -> dict[Finding, Calibration]:
+        """Calibration of each finding's probabilities; the identity where none was fitted.
+
+        Parameters
+        ----------
+        present : tuple of bool
+            Whether T2w, swi and Chimap are there. The same network is surer than it should be
+            with few contrasts and less sure with all. Contrasts that were not calibrated
+            themselves take what was fitted without T2w, which adds least.
+        """
+        fitted = self.manifest.calibration
+        without_t2w = (False, present[1], present[2])
+        own = fitted.get(contrasts_name(present), fitted.get(contrasts_name(without_t2w), {}))
+        return {finding: own.get(finding.name, Calibration()) for finding in Finding}
 
     def onnx_path(self, part: Part) -> Path:
         """File that runs one part of the network."""
@@ -141,6 +154,17 @@ class Weights:
 
 
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
+def contrasts_name(present: tuple[bool, bool, bool]) -> str:
+    """Name of the contrasts that are there.
+
+    Examples
+    --------
+    >>> contrasts_name((True, False, True))
+    'T2w+Chimap'
+    """
+    return "+".join(name for name, given in zip(CHANNELS, present, strict=True) if given)
 
 
 def load_weights(folder: Path | None = None) -> Weights:
@@ -171,7 +195,7 @@ def write_manifest(  # noqa: PLR0913 - one keyword for each part of the manifest
     version: str,
     thresholds: dict[Finding, float],
     card: ModelCard,
-    calibration: dict[Finding, Calibration] | None = None,
+    calibration: Mapping[str, Mapping[str, Calibration]] | None = None,
     inputs: NetworkInputs | None = None,
 ) -> Weights:
     """Write ``manifest.json`` for the files of a folder, and open the folder.
@@ -194,7 +218,7 @@ def write_manifest(  # noqa: PLR0913 - one keyword for each part of the manifest
         card=card,
         files=files,
         thresholds={finding.name: float(thresholds[finding]) for finding in Finding},
-        calibration={finding.name: value for finding, value in (calibration or {}).items()},
+        calibration={name: dict(fitted) for name, fitted in (calibration or {}).items()},
         inputs=inputs or NetworkInputs(),
     )
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"

@@ -39,7 +39,7 @@ CMB_COUNTS: dict[int, int] = {
 }  # fmt: skip
 """How many of those cohorts' positive scans have so many microbleeds."""
 
-CMB_MOMENTS = (0.4, 60.0)
+CMB_MOMENTS = (0.4, 100.0)
 FAINT_MOMENTS = (0.3, 3.0)
 """Least and greatest χ·volume of microbleeds, and of those near the limit, ppm·mm³."""
 
@@ -291,7 +291,7 @@ def _sample_strength(
 ) -> tuple[float, float, float]:
     """χ in ppm, volume in mm³ and patchiness of a new deposit."""
     if kind is Kind.CMB:
-        usual = float(np.clip(rng.lognormal(np.log(7.0), 1.1), *CMB_MOMENTS))
+        usual = float(np.clip(rng.lognormal(np.log(8.0), 1.2), *CMB_MOMENTS))
         moment = float(np.exp(rng.uniform(*np.log(FAINT_MOMENTS)))) if faint else usual
         chi = float(np.exp(rng.uniform(np.log(0.3), np.log(3.0))))
         return chi, moment / chi, 0.0

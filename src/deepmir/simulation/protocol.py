@@ -114,11 +114,11 @@ def protocol_by_name(name: str, rng: np.random.Generator) -> Protocol:
 
 
 def _sample_spacing(rng: np.random.Generator, *, flat: bool) -> tuple[float, float, float]:
-    """Voxel size: 0.6 to 1 mm in plane; slices of 0.8 to 3.2 mm in 3-D, 3 to 5 mm in 2-D."""
+    """Voxel size: 0.6 to 1 mm in plane; slices of 0.8 to 3.3 mm in 3-D, 3 to 5 mm in 2-D."""
     in_plane = float(rng.uniform(0.6, 1.0))
     if flat:
         return in_plane, in_plane, float(rng.uniform(3.0, 5.0))
-    slice_mm = float(rng.choice([rng.uniform(0.8, 1.6), rng.uniform(1.6, 3.2)], p=[0.55, 0.45]))
+    slice_mm = float(rng.choice([rng.uniform(0.8, 1.6), rng.uniform(1.6, 3.3)], p=[0.45, 0.55]))
     return in_plane, in_plane, max(slice_mm, in_plane)
 
 

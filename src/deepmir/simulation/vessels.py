@@ -1,46 +1,52 @@
-"""A venous tree: what microbleeds are confused with.
+"""Venous trees: what microbleeds are confused with.
 
-Walkers step through direction fields that the label map gives: along the pial surface to the
-dural sinuses (sulcal veins), through the cortex to the nearest sulcal vein (cortical veins),
-through white matter to the ventricle wall (medullary veins), along the ventricle wall and around
-the brain stem to the vein of Galen (deep and basal veins). Diameters 0.3 to 2.5 mm (Lee 1970;
-Okudera 1999).
+    label map ──▶ speed of each voxel ──fast marching──▶ time to the sink
+        starts ──steepest descent──▶ paths that join ──▶ vessels, wider with every one that joins
 
-No vein begins or ends bluntly: it starts as thin as a venule, and where it does not reach what it
-drains into, it thins out again. A short blunt piece of vein on its own is a microbleed to any
-reader, and no brain has such pieces.
+Two trees. The superficial one drains cortex and sulci along the pial surface into the dural
+sinuses; the deep one drains white matter and deep nuclei to the ventricle wall and around the
+brain stem into the vein of Galen. A path that meets another goes on with it, so every vein starts
+as a venule, grows by what joins it (Murray's law, about r³ = Σ r³) and ends in another vein or
+its sink: none ends bluntly, and short ones are thin. A short thick piece of vein on its own is a
+microbleed to any reader, and no brain has such pieces. Diameters 0.2 to 2.5 mm (Lee 1970; Okudera
+1999).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 from scipy import ndimage
 
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 Points = npt.NDArray[np.float32]  # (n, 3) mm in the grid's own frame: index times spacing
+Voxels = npt.NDArray[np.int64]  # flat indices
 
 STEP_MM = 0.5
 _GRAY = (3, 42, 8, 47)
-_WHITE = (2, 41)
+_WHITE = (2, 41, 77)
+_DEEP_GRAY = (10, 49, 11, 50, 12, 51, 13, 52, 26, 58, 28, 60)
+_STEM = (16, 28, 60)
 _VENTRICLES = (4, 43)
 _LIQUOR = (*_VENTRICLES, 5, 44, 14, 15, 24)
 _SINUS = 514
-_SHORTEST_MM = 3.0
-_TAPER_MM = 5.0
-_THINNEST = 0.3  # radius at a free end, as a share of the vein's
+_WIDEST_MM = 0.7
+_MURRAY = 0.28
+"""Power of the number of venules that gives the radius; 1/3 where r³ adds up exactly."""
+_LONGEST_MM = 300
+_NEVER = 1e6  # a time that no path takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VesselParameters:
-    """What is drawn once per person: number of walkers per kind, and their properties."""
+    """What is drawn once per person: venules of each tree, and the properties of all veins."""
 
-    sulcal: int = 420
-    cortical: int = 1400
-    medullary: int = 260
-    deep: int = 26
-    tortuosity: float = 0.35
+    superficial: int = 5000
+    deep: int = 1000
+    tortuosity: float = 0.5
+    """Spread of the logarithm of speed: paths go round what is slow."""
     scale: float = 1.0  # of all diameters
 
 
@@ -53,25 +59,23 @@ class Vessel:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Guide:
-    """How one kind of vein walks: towards a sink, along a surface, both as potentials."""
+class _Territory:
+    """What one tree drains: how fast a path may go, where it begins and where it ends."""
 
-    sink: FloatMap  # potential that falls towards the sink, mm
-    surface: FloatMap | None  # signed distance to the surface to follow, mm
-    surface_at_mm: float
-    pull: float  # weight of the sink against inertia
+    speed: FloatMap  # (I, J, K), 0 where no vein may run
+    starts: BoolMap
+    sink: BoolMap
+    venule_mm: float  # radius where a vein begins
 
 
 def sample_parameters(rng: np.random.Generator) -> VesselParameters:
     """Draw how rich in veins a person is."""
     rich = float(rng.uniform(0.5, 1.5))
     return VesselParameters(
-        sulcal=round(420 * rich),
-        cortical=round(1400 * rich * rng.uniform(0.5, 1.5)),
-        medullary=round(260 * rich * rng.uniform(0.4, 1.6)),
-        deep=round(26 * rng.uniform(0.7, 1.3)),
-        tortuosity=float(rng.uniform(0.2, 0.5)),
-        scale=float(rng.uniform(0.8, 1.2)),
+        superficial=round(5000 * rich * rng.uniform(0.7, 1.3)),
+        deep=round(1000 * rich * rng.uniform(0.5, 1.5)),
+        tortuosity=float(rng.uniform(0.3, 0.8)),
+        scale=float(rng.uniform(0.8, 1.3)),
     )
 
 
@@ -87,17 +91,11 @@ def grow_veins(
     brain : (I, J, K) bool array
         Inside of the skull that belongs to the brain, ventricles included.
     """
-    tissue = brain & (labels > 0) & (labels < 500) & ~np.isin(labels, _LIQUOR)
-    pial = _signed_distance_mm(ndimage.binary_closing(tissue, iterations=1))
-    ventricle = _signed_distance_mm(np.isin(labels, _VENTRICLES))
-    sinus = _distance_mm(_sinus_or_midline(labels, brain))
-    galen = _distance_mm(_galen(labels, brain))
-    sulcal = _sulcal(labels, brain, pial, sinus, parameters, rng)
+    if not brain.any():
+        return []
     return [
-        *sulcal,
-        *_cortical(labels, pial, sulcal, parameters, rng),
-        *_medullary(labels, ventricle, parameters, rng),
-        *_deep(labels, ventricle, galen, parameters, rng),
+        *_tree(_superficial(labels, brain), parameters.superficial, parameters, rng),
+        *_tree(_deep(labels, brain), parameters.deep, parameters, rng),
     ]
 
 
@@ -163,171 +161,146 @@ def _resample(vessels: list[Vessel], step_mm: float) -> tuple[Points, FloatMap]:
     return np.concatenate(points), np.concatenate(radii).astype(np.float32)
 
 
-def _sulcal(
-    labels: IntMap,
-    brain: BoolMap,
-    pial: FloatMap,
-    sinus: FloatMap,
-    parameters: VesselParameters,
-    rng: np.random.Generator,
-) -> list[Vessel]:
-    surface = np.isin(labels, _GRAY) & (pial > -1.5) & brain
-    start = _pick(surface, parameters.sulcal, rng)
-    guide = _Guide(sink=sinus, surface=pial, surface_at_mm=0.6, pull=0.45)
-    lines = _walk(start, guide, 90, parameters.tortuosity, rng)
-    radius = rng.lognormal(np.log(0.30), 0.45, len(lines)).clip(0.14, 0.9) * parameters.scale
-    return _vessels(lines, radius, sinus, growth=1.6)
+# ---- territories -----------------------------------------------------------------------------
 
 
-def _cortical(
-    labels: IntMap,
-    pial: FloatMap,
-    sulcal: list[Vessel],
-    parameters: VesselParameters,
-    rng: np.random.Generator,
+def _superficial(labels: IntMap, brain: BoolMap) -> _Territory:
+    """Cortex and sulci: fast along the pial surface, slow through cortex and to the sinuses."""
+    tissue = brain & (labels > 0) & (labels < 500) & ~np.isin(labels, _LIQUOR)
+    pial = _signed_distance_mm(ndimage.binary_closing(tissue, iterations=1))
+    sink = _sinus_or_midline(labels, brain)
+    gray = np.isin(labels, _GRAY)
+    speed = np.where(gray & (pial > -4), np.float32(0.35), np.float32(0))
+    speed[(pial > 1.5) & (pial < 12)] = 0.15
+    speed[np.abs(pial - 0.3) < 1.2] = 1
+    speed[np.isin(labels, _VENTRICLES)] = 0
+    speed[sink] = 1
+    return _Territory(speed, gray & brain & (pial > -3.5), sink, venule_mm=0.23)
+
+
+def _deep(labels: IntMap, brain: BoolMap) -> _Territory:
+    """White matter and deep nuclei: to the ventricle wall, along it and around the stem."""
+    ventricle = _signed_distance_mm(np.isin(labels, _VENTRICLES))
+    stem = _signed_distance_mm(np.isin(labels, _STEM))
+    sink = _galen(labels, brain)
+    white, nuclei = np.isin(labels, _WHITE), np.isin(labels, _DEEP_GRAY)
+    speed = np.where(white, np.float32(0.35), np.where(nuclei, np.float32(0.25), np.float32(0)))
+    speed[brain & (np.abs(stem - 2.0) < 1.5)] = 1
+    speed[np.abs(ventricle - 0.7) < 1.2] = 1.5
+    speed[ndimage.binary_dilation(sink, iterations=12) & brain & (speed == 0)] = 0.3
+    speed[sink] = 1
+    starts = (white & (ventricle > 3) & (ventricle < 30)) | (nuclei & (ventricle < 20))
+    return _Territory(speed, starts | (brain & (np.abs(stem - 2.0) < 1.0)), sink, venule_mm=0.15)
+
+
+# ---- trees -----------------------------------------------------------------------------------
+
+
+def _tree(
+    territory: _Territory, venules: int, parameters: VesselParameters, rng: np.random.Generator
 ) -> list[Vessel]:
-    """Thin veins from the depth of the cortex that drain into the nearest sulcal vein."""
-    if not sulcal:
+    """Veins of one territory, the longest first; each ends where it joins an earlier one."""
+    time = _time_to_sink(territory, parameters.tortuosity, rng)
+    starts = np.flatnonzero(territory.starts & np.isfinite(time) & (time > 0))
+    if len(starts) == 0 or venules == 0:
         return []
-    drain = _distance_mm(_voxels_of(sulcal, labels.shape))
-    near = np.isin(labels, _GRAY) & (pial < -1.0) & (drain > _SHORTEST_MM) & (drain < 12)
-    start = _pick(near, parameters.cortical, rng)
-    guide = _Guide(sink=drain, surface=None, surface_at_mm=0.0, pull=0.8)
-    lines = _walk(start, guide, 40, parameters.tortuosity, rng)
-    radius = rng.uniform(0.12, 0.3, len(lines)) * parameters.scale
-    return _vessels(lines, radius, drain, growth=1.3)
+    paths = _descend(time, rng.choice(starts, size=min(venules, len(starts)), replace=False))
+    venules_at = np.bincount(np.concatenate(paths), minlength=time.size)
+    radius = territory.venule_mm * parameters.scale * venules_at.astype(np.float32) ** _MURRAY
+    return _joined_vessels(paths, np.minimum(radius, _WIDEST_MM), time.shape)
 
 
-def _medullary(
-    labels: IntMap, ventricle: FloatMap, parameters: VesselParameters, rng: np.random.Generator
-) -> list[Vessel]:
-    near = np.isin(labels, _WHITE) & (ventricle > 4) & (ventricle < 28)
-    start = _pick(near, parameters.medullary, rng)
-    guide = _Guide(sink=ventricle, surface=None, surface_at_mm=0.0, pull=0.9)
-    lines = _walk(start, guide, 60, 0.4 * parameters.tortuosity, rng)
-    radius = rng.uniform(0.13, 0.34, len(lines)) * parameters.scale
-    return _vessels(lines, radius, ventricle, growth=1.5)
-
-
-def _deep(
-    labels: IntMap,
-    ventricle: FloatMap,
-    galen: FloatMap,
-    parameters: VesselParameters,
-    rng: np.random.Generator,
-) -> list[Vessel]:
-    wall = (np.abs(ventricle - 0.8) < 0.8) & (galen < 75)
-    guide = _Guide(sink=galen, surface=ventricle, surface_at_mm=0.7, pull=0.5)
-    lines = _walk(_pick(wall, parameters.deep, rng), guide, 150, parameters.tortuosity, rng)
-    stem = _signed_distance_mm(np.isin(labels, (16, 28, 60)))
-    around = (np.abs(stem - 2.5) < 1.0) & (galen < 50)
-    basal = _Guide(sink=galen, surface=stem, surface_at_mm=2.5, pull=0.45)
-    lines += _walk(_pick(around, parameters.deep // 3, rng), basal, 120, parameters.tortuosity, rng)
-    radius = rng.uniform(0.28, 0.6, len(lines)) * parameters.scale
-    return _vessels(lines, radius, galen, growth=1.5)
-
-
-def _vessels(
-    lines: list[Points], radii_mm: npt.NDArray[np.floating], sink: FloatMap, *, growth: float
-) -> list[Vessel]:
-    """Give centre lines their radii; those shorter than a few mm are left out."""
-    return [
-        _vessel(line, radius, growth=growth, drained=bool(_sample([sink], line[-1:])[0, 0] < 1.5))
-        for line, radius in zip(lines, radii_mm, strict=True)
-        if STEP_MM * (len(line) - 1) >= _SHORTEST_MM
-    ]
-
-
-def _vessel(line: Points, radius_mm: float, *, growth: float, drained: bool) -> Vessel:
-    """Give a centre line a radius that grows downstream and is thin at a free end.
-
-    Examples
-    --------
-    >>> line = np.zeros((41, 3), dtype=np.float32)
-    >>> radius_mm = _vessel(line, 0.5, growth=1.5, drained=False).radius_mm
-    >>> [round(float(radius_mm[n]), 2) for n in (0, 20, 40)]
-    [0.11, 0.56, 0.22]
-    """
-    widths = radius_mm * np.linspace(0.75, growth, len(line), dtype=np.float32)
-    along_mm = STEP_MM * np.arange(len(line))
-    free_mm = along_mm if drained else np.minimum(along_mm, along_mm[::-1])
-    taper_mm = min(_TAPER_MM, max(along_mm[-1] / 2, STEP_MM))
-    widths = widths * (_THINNEST + (1 - _THINNEST) * np.minimum(free_mm / taper_mm, 1))
-    return Vessel(points_mm=line, radius_mm=widths.astype(np.float32))
-
-
-def _voxels_of(vessels: list[Vessel], shape: tuple[int, ...]) -> BoolMap:
-    """Voxels of the 1 mm grid that centre lines run through."""
-    points = np.concatenate([vessel.points_mm for vessel in vessels])
-    voxels = np.clip(np.round(points).astype(int), 0, np.array(shape) - 1)
-    crossed = np.zeros(shape, dtype=bool)
-    crossed[tuple(voxels.T)] = True
-    return crossed
-
-
-def _walk(
-    start: Points, guide: _Guide, steps: int, noise: float, rng: np.random.Generator
-) -> list[Points]:
-    """Step all walkers at once down the sink's potential; a walker ends at its sink."""
-    if len(start) == 0:
-        return []
-    down = _gradient(-guide.sink)
-    sideways = None if guide.surface is None else _gradient(guide.surface)
-    position = start.astype(np.float32).copy()
-    heading = _unit(rng.standard_normal(position.shape).astype(np.float32))
-    wander = _unit(rng.standard_normal(position.shape).astype(np.float32))
-    track = [position.copy()]
-    alive = np.ones(len(position), dtype=bool)
-    for _ in range(steps):
-        wander = _unit(0.8 * wander + 0.6 * rng.standard_normal(position.shape))
-        wish = guide.pull * _unit(_sample(down, position)) + (1 - guide.pull) * heading
-        heading = _unit(wish + noise * wander)
-        if guide.surface is not None and sideways is not None:
-            offset = _sample([guide.surface], position) - guide.surface_at_mm
-            normal = _unit(_sample(sideways, position))
-            along = heading - (heading * normal).sum(axis=1, keepdims=True) * normal
-            heading = _unit(along - 0.5 * np.clip(offset, -1, 1) * normal)
-        alive = alive & (_sample([guide.sink], position)[:, 0] > 0.5)
-        position = position + STEP_MM * heading * alive[:, None]
-        track.append(position.copy())
-    lines = np.stack(track, axis=1)
-    moved = np.linalg.norm(np.diff(lines, axis=1), axis=2) > 1e-6
-    lengths = moved.sum(axis=1) + 1
-    return [line[:n] for line, n in zip(lines, lengths, strict=True) if n > 4]
-
-
-def _gradient(potential: FloatMap) -> list[FloatMap]:
-    return [np.asarray(part, dtype=np.float32) for part in np.gradient(potential)]
-
-
-def _sample(maps: list[FloatMap], position: Points) -> Points:
-    return np.stack(
-        [ndimage.map_coordinates(m, position.T, order=1, mode="nearest") for m in maps], axis=1
+def _time_to_sink(territory: _Territory, tortuosity: float, rng: np.random.Generator) -> FloatMap:
+    """Least time from each voxel to the sink (Sethian 1996); infinite where no path leads."""
+    unequal = ndimage.gaussian_filter(
+        rng.standard_normal(territory.speed.shape, dtype=np.float32), 1.0
     )
+    unequal *= np.float32(tortuosity / max(float(unequal.std()), 1e-6))
+    marching = sitk.FastMarchingImageFilter()
+    marching.SetNormalizationFactor(1.0)
+    marching.SetStoppingValue(_NEVER)
+    trial = np.argwhere(territory.sink)[:, ::-1].tolist()  # SimpleITK counts the last axis first
+    marching.SetTrialPoints([[int(x) for x in point] for point in trial])
+    speed = sitk.GetImageFromArray(territory.speed * np.exp(unequal))
+    time = sitk.GetArrayFromImage(marching.Execute(speed))
+    reached = (territory.speed > 0) & (time < _NEVER)
+    return np.where(reached, time, np.inf).astype(np.float32)
 
 
-def _unit(vectors: npt.NDArray[np.floating]) -> Points:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(length, 1e-6), dtype=np.float32)
+def _descend(time: FloatMap, starts: Voxels) -> list[Voxels]:
+    """Path of flat indices from each start, by the steepest of 26 steps, to where none descends."""
+    steps = np.array([step for step in np.ndindex(3, 3, 3) if step != (1, 1, 1)]) - 1
+    padded = np.pad(time, 1, constant_values=np.inf)
+    strides = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
+    offsets, lengths = steps @ strides, np.linalg.norm(steps, axis=1).astype(np.float32)
+    flat = padded.reshape(-1)
+    here = np.ravel_multi_index(
+        tuple(np.array(np.unravel_index(starts, time.shape)) + 1), padded.shape
+    )
+    tracks = [here]
+    alive = np.ones(len(here), dtype=bool)
+    for _ in range(_LONGEST_MM):
+        drop = (flat[here][:, None] - flat[here[:, None] + offsets]) / lengths
+        best = drop.argmax(axis=1)
+        alive = alive & (drop[np.arange(len(here)), best] > 0)
+        if not alive.any():
+            break
+        here = np.where(alive, here + offsets[best], here)
+        tracks.append(here)
+    lines = np.stack(tracks, axis=1)
+    kept = np.concatenate(
+        [np.ones((len(lines), 1), dtype=bool), lines[:, 1:] != lines[:, :-1]], axis=1
+    )
+    at = np.array(np.unravel_index(lines, padded.shape)) - 1
+    unpadded = np.ravel_multi_index(tuple(np.maximum(at, 0)), time.shape)
+    return [line[used] for line, used in zip(unpadded, kept, strict=True)]
 
 
-def _pick(mask: BoolMap, count: int, rng: np.random.Generator) -> Points:
-    where = np.flatnonzero(mask)
-    if len(where) == 0 or count <= 0:
-        return np.zeros((0, 3), dtype=np.float32)
-    chosen = rng.choice(where, size=count, replace=len(where) < count)
-    points = np.stack(np.unravel_index(chosen, mask.shape), axis=1).astype(np.float32)
-    return np.asarray(points + rng.uniform(-0.5, 0.5, points.shape), dtype=np.float32)
+def _joined_vessels(
+    paths: list[Voxels], radius_mm: FloatMap, shape: tuple[int, ...]
+) -> list[Vessel]:
+    """Cut each path where it meets a longer one, and smooth it; ends meet exactly."""
+    places = np.full((radius_mm.size, 3), np.nan, dtype=np.float32)
+    vessels = []
+    for path in sorted(paths, key=len, reverse=True):
+        taken = np.flatnonzero(~np.isnan(places[path, 0]))
+        own = path[: int(taken[0])] if len(taken) else path
+        points = np.stack(np.unravel_index(own, shape), axis=1).astype(np.float32)
+        widths = radius_mm[own]
+        if len(taken):
+            points = np.concatenate([points, places[path[taken[:1]]]])
+            widths = np.append(widths, widths[-1:])
+        if len(points) < 2 or len(own) == 0:
+            continue
+        points = _smooth(points)
+        places[own] = points[: len(own)]
+        vessels.append(_resampled(points, ndimage.gaussian_filter1d(widths, 2.0, mode="nearest")))
+    return vessels
+
+
+def _smooth(points: Points) -> Points:
+    """Smooth a line by about 1.5 mm; both ends stay where they are."""
+    n = len(points)
+    bow = points[0] + np.linspace(0, 1, n, dtype=np.float32)[:, None] * (points[-1] - points[0])
+    around = ndimage.gaussian_filter1d(
+        np.pad(points - bow, ((n - 1, n - 1), (0, 0)), mode="reflect", reflect_type="odd"),
+        1.5, axis=0,
+    )  # fmt: skip
+    return np.asarray(bow + around[n - 1 : 2 * n - 1], dtype=np.float32)
+
+
+def _resampled(points: Points, radius_mm: FloatMap) -> Vessel:
+    """Line and radius at steps of at most half a millimetre."""
+    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    at = np.linspace(0, along[-1], max(2, int(np.ceil(along[-1] / STEP_MM)) + 1))
+    line = np.stack([np.interp(at, along, points[:, axis]) for axis in range(3)], axis=1)
+    return Vessel(line.astype(np.float32), np.interp(at, along, radius_mm).astype(np.float32))
 
 
 def _signed_distance_mm(mask: BoolMap) -> FloatMap:
     outside = ndimage.distance_transform_edt(~mask)
     inside = ndimage.distance_transform_edt(mask)
     return ndimage.gaussian_filter((outside - inside).astype(np.float32), 0.7)
-
-
-def _distance_mm(mask: BoolMap) -> FloatMap:
-    return np.asarray(ndimage.distance_transform_edt(~mask), dtype=np.float32)
 
 
 def _sinus_or_midline(labels: IntMap, brain: BoolMap) -> BoolMap:

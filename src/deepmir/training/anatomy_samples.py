@@ -50,6 +50,8 @@ class AnatomySampling:
     skull_stripped_share: float = Field(default=0.5, ge=0, le=1)
     slab_share: float = Field(default=0.35, ge=0, le=1)
     """Fields of view that cover only 40 to 100 % of the brain along K."""
+    whole_head_share: float = Field(default=0.25, ge=0, le=1)
+    """Fields of view that hold the whole head, the neck and the air around them."""
     subsets: tuple[tuple[str, float], ...] = (
         ("T2w+swi+Chimap", 0.25),
         ("swi+Chimap", 0.17),
@@ -199,6 +201,8 @@ def _sample_field_of_view(
     brain_mm: npt.NDArray[np.float64], rng: np.random.Generator, sampling: AnatomySampling
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Size of the field of view and how far its middle lies from the brain's, mm."""
+    if rng.random() < sampling.whole_head_share:
+        return _whole_head_view(brain_mm, rng)
     margin = rng.uniform(4, 40, 3) * (rng.random(3) < 0.8)
     size = np.minimum(brain_mm + margin + 4, (190, 254, 190))
     if rng.random() < 0.9:  # most samples fit 96 voxels in plane, which is what a step costs
@@ -209,6 +213,17 @@ def _sample_field_of_view(
         covered = rng.uniform(0.4, 1.0) * brain_mm[2]
         shift[2] = rng.uniform(-0.5, 0.5) * (brain_mm[2] - covered)
         size[2] = covered
+    return size, shift
+
+
+def _whole_head_view(
+    brain_mm: npt.NDArray[np.float64], rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """View as of a T2w scan of the head: air on all sides, more below the brain than above."""
+    size = np.minimum(brain_mm + rng.uniform(50, 90, 3), (222, 254, 254))
+    spare = size - brain_mm
+    shift = rng.uniform(-0.15, 0.15, 3) * spare
+    shift[2] = -rng.uniform(0.2, 0.4) * spare[2]
     return size, shift
 
 

@@ -230,18 +230,20 @@ def validated_thresholds(
         (
             predict_patches(network, case.folder, present=case.person.present, device=device),
             np.asarray(open_case(case.folder).labels),
+            calibrations_of(experiment, case.person.present),
         )
         for case in (experiment.cases[name] for name in fold.validation)
     )
-    return choose_thresholds(scans, before, calibrations_of(experiment))
+    return choose_thresholds(scans, before)
 
 
-def calibrations_of(experiment: Experiment) -> dict[Finding, Calibration]:
+def calibrations_of(
+    experiment: Experiment, present: tuple[bool, bool, bool]
+) -> dict[Finding, Calibration]:
     """Calibration of the weights that training began with; the identity where it began anew."""
     if experiment.init is None:
         return dict.fromkeys(Finding, Calibration())
-    weights = load_weights(experiment.init)
-    return {finding: weights.calibration(finding) for finding in Finding}
+    return load_weights(experiment.init).calibrations(present)
 
 
 def predict_person(
@@ -265,7 +267,7 @@ def predict_person(
     shown = experiment.shown or case.person.present
     probabilities = predict_patches(network, case.folder, present=shown, device=device)
     on_scan = case.to_scan(probabilities)
-    labels = findings_of(on_scan, thresholds, calibrations_of(experiment))
+    labels = findings_of(on_scan, thresholds, calibrations_of(experiment, shown))
     labels[~np.isin(labels, experiment.labelled)] = 0
     return labels
 

@@ -57,7 +57,7 @@ class ReleaseNotes:
     code_version: str = ""
     data: str = "simulated scans of 12 heads (SynthSeg label maps, Apache-2.0), no patient's scan"
     thresholds: Mapping[Finding, float] = field(default_factory=lambda: dict.fromkeys(Finding, 0.5))
-    calibration: Mapping[Finding, Calibration] = field(default_factory=dict)
+    calibration: Mapping[str, Mapping[str, Calibration]] = field(default_factory=dict)
     validation: Mapping[str, float] = field(default_factory=dict)
     """Figures measured outside of training, such as lesion-wise sensitivity."""
 
@@ -106,7 +106,7 @@ def export_release(checkpoints: Mapping[Part, Path], out: Path, notes: ReleaseNo
         name=notes.name,
         version=notes.version,
         thresholds=dict(notes.thresholds),
-        calibration=dict(notes.calibration),
+        calibration=notes.calibration,
         card=card,
     )
 

@@ -90,7 +90,7 @@ def export_tuned(
         name=name,
         version=released.manifest.version,
         thresholds=dict(thresholds),
-        calibration={finding: released.calibration(finding) for finding in Finding},
+        calibration=released.manifest.calibration,
         card=card,
         inputs=released.manifest.inputs,
     )

@@ -83,16 +83,23 @@ def best_threshold(scores: Sequence[PeakScores], *, otherwise: float) -> float:
 
 
 def choose_thresholds(
-    scans: Iterable[tuple[FloatMap, IntMap]],
+    scans: Iterable[tuple[FloatMap, IntMap, Mapping[Finding, Calibration]]],
     otherwise: Mapping[Finding, float],
-    calibrations: Mapping[Finding, Calibration],
 ) -> dict[Finding, float]:
-    """Threshold of each finding from (probabilities, reference) of the validation persons."""
+    """Threshold of each finding from the validation persons.
+
+    Parameters
+    ----------
+    scans : iterable of (probabilities, reference, calibrations)
+        Of each person, as :func:`peak_scores` takes them.
+    otherwise : mapping
+        Threshold of a finding of which there are too few.
+    """
     scores: dict[Finding, list[PeakScores]] = {finding: [] for finding in Finding}
-    for probabilities, reference in scans:
+    for probabilities, reference, calibrations in scans:
         for finding in Finding:
-            calibration = calibrations[finding]
-            scores[finding].append(peak_scores(probabilities, reference, finding, calibration))
+            one = peak_scores(probabilities, reference, finding, calibrations[finding])
+            scores[finding].append(one)
     return {
         finding: best_threshold(scores[finding], otherwise=otherwise[finding])
         for finding in Finding
