@@ -12,7 +12,8 @@
 
 Each stage has a folder of that name under OUT, and a file ``done`` in it when it is finished. On a
 machine that is lent for minutes, call it again and again and fetch OUT in between; a GPU is used
-where torch finds one.
+where torch finds one. With ``--fresh 0.7`` the findings part takes that share of its patches from
+cases that are simulated while it trains, and the rest from those of the stage ``data``.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from deepmir.model.weights import RELEASED
 from deepmir.simulation.cases import write_cases
 from deepmir.training.export import ReleaseNotes, export_release
 from deepmir.training.recipes import read_recipe
-from deepmir.training.run import RunOptions, train
+from deepmir.training.run import Mix, RunOptions, train
 from release_data import (
     FIRST_VALIDATION,
     N_VALIDATION,
@@ -72,6 +73,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=96)
     parser.add_argument("--minutes", type=float, default=1e6, help="of this call")
+    parser.add_argument(
+        "--fresh", type=float, default=0.0, help="share of the patches of cases simulated meanwhile"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU")
     parser.add_argument("--anatomy-steps", type=int, help="in place of the recipe's")
@@ -111,15 +115,19 @@ def run_training(
     """Train one part until its schedule ends or the time is over."""
     wanted = read_recipe(recipe)
     is_anatomy = wanted.part == "anatomy"
+    anatomies = options.out / "data" / "anatomies"
+    fresh = options.fresh > 0 and not is_anatomy
     result = train(
         wanted,
-        options.out / "data" / ("anatomies" if is_anatomy else "cases"),
+        anatomies if is_anatomy else options.out / "data" / "cases",
         options.out / name,
         init=init,
+        mixes=(Mix(anatomies, options.fresh),) if fresh else (),
         options=RunOptions(
             minutes=max((deadline - time.monotonic() - LAST_MINUTE_S) / 60, 0.1),
             steps=options.anatomy_steps if is_anatomy else options.findings_steps,
             threads=options.threads,
+            workers=options.workers,
         ),
         progress=lambda line: print(line, flush=True),
     )

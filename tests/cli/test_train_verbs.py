@@ -88,6 +88,12 @@ def test_a_run_on_all_persons_writes_its_log_and_tensorboard(run, words, paper, 
         (["--labelled", "VEIN"], "--labelled is VEIN; wanted CMB, IRON, CALCIFICATION"),
         (["--init", "released"], "slices part, which no weights folder holds"),
         (["--device", "gpu"], "torch finds none"),
+        (["--device", "cpu", "--devices", "3"], "3 devices cannot share batches of 8"),
+        (["--mix", "x"], "--mix is for recipes of the findings part"),
+        (
+            ["--mix", "x", "--mix-share", "0.2", "--mix-share", "0.3"],
+            "--mix-share is given 2 times for 1 times --mix",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(run, words, paper, options, message):

@@ -16,8 +16,8 @@ from deepmir.io.bids import SubjectOutputs, raw_scan
 from deepmir.model.weights import load_weights
 
 VERBS = (
-    "segment", "measure", "reconstruct", "demo", "simulate", "evaluate", "train", "export-nnunet",
-    "study", "info",
+    "segment", "measure", "reconstruct", "demo", "simulate", "evaluate", "train", "predict",
+    "export-nnunet", "study", "info",
 )  # fmt: skip
 
 
@@ -223,14 +223,19 @@ def test_train_passes_its_options_on(run, tmp_path, monkeypatch):
     code, out, _ = run(
         "train", "--recipe", "release-findings", "--data", "cases", "--out", tmp_path, "--minutes",
         2, "--steps", 100, "--init", "from", "--no-resume", "--device", "cpu", "--threads", 1,
+        "--workers", 3, "--mix", "anatomies", "--mix", "more",
     )  # fmt: skip
     ((recipe, data, folder, options),) = asked
     assert code == 0
     assert recipe.name == "release-findings"
     assert (data.name, folder, options["init"].name) == ("cases", tmp_path, "from")
     assert options["options"] == fit.RunOptions(
-        minutes=2, steps=100, resume=False, threads=1, device="cpu"
+        minutes=2, steps=100, resume=False, threads=1, workers=3, device="cpu"
     )
+    assert [(mix.folder.name, round(mix.share, 3)) for mix in options["mixes"]] == [
+        ("anatomies", 0.333),
+        ("more", 0.333),
+    ]
     assert "step 7 of 100" in out
 
 

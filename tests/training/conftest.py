@@ -30,6 +30,12 @@ def write_case(folder, *, head, shape=(20, 24, 10), seed=0):
 
 
 @pytest.fixture
+def write_tiny_case():
+    """Return the function that writes one case: `write_tiny_case(folder, head=1, seed=0)`."""
+    return write_case
+
+
+@pytest.fixture
 def cases(tmp_path):
     """Heads 1 and 2 train, 13 validates, 15 is nobody's."""
     folder = tmp_path / "cases"

@@ -52,7 +52,7 @@ def write_checkpoint(folder, part):
     folder.mkdir()
     scores = {"mean": 0.75}
     optimizer = torch.optim.AdamW(network.parameters())
-    made = TrainingState(network, network.state_dict(), optimizer, step=7, scores=scores)
+    made = TrainingState(network, network.state_dict(), optimizer, network, step=7, scores=scores)
     save_checkpoint(folder / CHECKPOINT_NAME, made, recipe_of(part))
     return folder / CHECKPOINT_NAME
 

@@ -22,12 +22,14 @@ from deepmir.training.experiment import Experiment, predict_person, read_network
 from deepmir.training.export import ReleaseNotes, export_release, load_trainable
 from deepmir.training.fit import CHECKPOINT_NAME, RunOptions, TrainingState, save_checkpoint
 from deepmir.training.folds import Fold
-from deepmir.training.labelled_task import LabelledTask, Mix, merge_unlabelled
+from deepmir.training.fresh import Simulators
+from deepmir.training.labelled_task import LabelledTask, merge_unlabelled
 from deepmir.training.lesion_scores import f1_scores, score_labels
 from deepmir.training.predict import predict_patches
 from deepmir.training.prepare import PreparedCase
 from deepmir.training.recipes import OptimisationConfig, Recipe, parse_recipe, read_recipe
 from deepmir.training.run import export_result, init_folder
+from deepmir.training.sources import Mix, Opener
 
 SHAPE = (48, 40, 12)
 N_LESIONS = 8
@@ -142,7 +144,7 @@ def release(findings_checkpoint, folder):
     optimizer = torch.optim.AdamW(network.parameters())
     (folder / "run").mkdir(parents=True)
     path = folder / "run" / CHECKPOINT_NAME
-    save_checkpoint(path, TrainingState(network, network.state_dict(), optimizer), recipe)
+    save_checkpoint(path, TrainingState(network, network.state_dict(), optimizer, network), recipe)
     export_release(
         {"anatomy": path, "findings": findings_checkpoint}, folder / "weights", ReleaseNotes()
     )
@@ -217,7 +219,8 @@ def test_simulated_cases_are_mixed_in_by_their_share(cases, tmp_path):
     recipe = parse_recipe(TEXT, origin="test")
     folders = [case.folder for case in study.values()]
     for share, wanted in ((0.0, 0), (1.0, 1)):
-        task = LabelledTask(recipe, folders, folders, mix=Mix(cases, share))
+        mixed = Opener(recipe, tmp_path, Simulators()).mixed((Mix(cases, share),))
+        task = LabelledTask(recipe, folders, folders, mixed=mixed)
         # only the simulated cases have basal ganglia
         places = [float(task.batch(step).inputs[:, 7].max()) for step in range(6)]
         assert (max(places) > 0.5) == bool(wanted)

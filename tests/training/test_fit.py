@@ -19,6 +19,7 @@ from deepmir.training.fit import (
     LOG_NAME,
     UNUSABLE_STEPS_ALLOWED,
     Batch,
+    Job,
     RunOptions,
     choose_device,
     ema_decay,
@@ -58,6 +59,9 @@ class TinyTask:
         noise = torch.randn((2, 2, *SHAPE), generator=torch.Generator().manual_seed(step))
         return Batch(noise * self.value_at(step), ((noise[:, 0] > 0).to(torch.uint8),))
 
+    def missing(self, step):
+        """Everything is there."""
+
     def loss(self, logits, batch):
         """Return the findings loss."""
         return findings_loss(logits[0], batch.targets[0], FindingsLoss())
@@ -82,7 +86,7 @@ def recipe(steps=8, *, rate=0.01, **schedule):
 
 
 def run(out, task=None, plan=None, **options):
-    return fit(task or TinyTask(), plan or recipe(), out, options=RunOptions(**options))
+    return fit(Job(task or TinyTask(), plan or recipe()), out, options=RunOptions(**options))
 
 
 def weights(out):
@@ -115,6 +119,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop_at_3):
     assert (stopped.step, stopped.finished) == (4, False)
     assert run(tmp_path / "parts").finished
     assert torch.equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+class LateTask(TinyTask):
+    """A task whose data are there after some time only."""
+
+    def __init__(self, asks):
+        super().__init__()
+        self.asks = asks
+
+    def missing(self, step):
+        """Nothing is there for so many questions, from step 1 on."""
+        self.asks -= step > 0
+        return "3 of 4 cases" if step > 0 and self.asks > 0 else None
+
+
+def test_a_run_waits_for_its_data_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepmir.training.fit.WAIT_S", 0.001)
+    told = []
+    fit(Job(LateTask(5), recipe(2)), tmp_path, options=RunOptions(), progress=told.append)
+    assert told.count("step 1 waits: 3 of 4 cases are there") == 1
+    assert read_checkpoint(tmp_path / CHECKPOINT_NAME).step == 2
+
+
+def test_a_run_that_waits_can_be_stopped(tmp_path):
+    assert run(tmp_path, LateTask(10**9), recipe(2), minutes=0).step == 1
+    assert run(tmp_path, LateTask(10**9), recipe(2), minutes=0).step == 1
 
 
 def test_signals_are_given_back(tmp_path):
@@ -328,7 +358,7 @@ def test_a_score_that_no_validation_gives_is_refused(tmp_path):
 
 def test_progress_says_loss_scores_and_the_time_left(tmp_path):
     lines = []
-    fit(TinyTask(), recipe(), tmp_path, options=RunOptions(), progress=lines.append)
+    fit(Job(TinyTask(), recipe()), tmp_path, options=RunOptions(), progress=lines.append)
     assert lines[0] == "tiny: step 0 of 8 on cpu"
     assert lines[1].startswith("step 2 of 8: loss ")
     assert lines[1].endswith(" s left")

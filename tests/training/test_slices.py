@@ -26,6 +26,7 @@ from deepmir.training.slices import (
     sample_move,
 )
 from deepmir.training.slices_task import SlicesTask
+from deepmir.training.team import Share
 
 TWO = SliceSampling(inputs=("swi", "Chimap"), size=48)
 
@@ -167,6 +168,17 @@ def test_a_step_gives_its_batch_whenever_it_is_asked_for(task):
     assert torch.equal(task.batch(3).inputs, first[3].inputs)
     assert first[0].inputs.shape == (8, 2, 48, 48)
     assert not torch.equal(first[0].inputs, first[3].inputs)
+
+
+def test_two_processes_make_the_halves_of_a_batch(task, prepared_study, paper_text):
+    recipe = parse_recipe(paper_text, origin="test")
+    folders = [prepared_study[f"sub-0{n}"].folder for n in (1, 2)]
+    halves = [SlicesTask(recipe, folders, folders, share=Share(rank, 2)) for rank in (0, 1)]
+    for step in (0, 2):  # the last batch of an epoch is filled up from its start
+        both = torch.cat([half.batch(step).inputs for half in halves])
+        assert torch.equal(task.batch(step).inputs, both)
+    for half in halves:
+        half.close()
 
 
 def test_epochs_become_steps(task, paper_text):

@@ -12,12 +12,15 @@ from deepmir.errors import InputError, TrainingError
 from deepmir.model.anatomy_input import N_CLASSES
 from deepmir.model.unet import UNetSpec, anatomy_spec
 from deepmir.training.anatomy_task import AnatomyTask, _as_batch, _Maker, head_paths, score_anatomy
-from deepmir.training.findings_task import BLOCKS_NAME, CaseBlocks, FindingsTask
+from deepmir.training.findings_task import FindingsTask
 from deepmir.training.fit import CHECKPOINT_NAME, Batch, RunOptions, read_checkpoint
+from deepmir.training.fresh import Simulators
 from deepmir.training.patches import PatchSampling
 from deepmir.training.recipes import OptimisationConfig, Recipe, ScheduleConfig
 from deepmir.training.run import train
+from deepmir.training.sources import CaseBlocks, Mixture, Opener
 
+BLOCKS_NAME = "case_blocks.json"
 FINDINGS = Recipe(
     name="tiny-findings",
     part="findings",
@@ -41,15 +44,21 @@ ANATOMY = Recipe(
 )
 
 
+def open_task(cases, out):
+    opener = Opener(FINDINGS, out, Simulators())
+    sources = Mixture(opener.training(cases, name="case"))
+    return FindingsTask(FINDINGS, sources, opener.validation(cases))
+
+
 @pytest.fixture
 def findings_task(cases, tmp_path):
-    task = FindingsTask(FINDINGS, cases, tmp_path / "out")
+    task = open_task(cases, tmp_path / "out")
     yield task
     task.close()
 
 
 def test_a_step_always_gives_the_same_batch(findings_task, cases, tmp_path):
-    other = FindingsTask(FINDINGS, cases, tmp_path / "other")
+    other = open_task(cases, tmp_path / "other")
     first = [findings_task.batch(step) for step in range(4)]
     assert torch.equal(other.batch(3).inputs, first[3].inputs)
     assert torch.equal(findings_task.batch(1).targets[0], first[1].targets[0])

@@ -19,6 +19,7 @@ from deepmir.cli import (
     export_nnunet,
     info,
     measure,
+    predict,
     reconstruct,
     segment,
     simulate,
@@ -54,7 +55,8 @@ app = typer.Typer(
 )
 
 for _verb in (
-    segment, measure, reconstruct, demo, simulate, evaluate, train, export_nnunet, study, info,
+    segment, measure, reconstruct, demo, simulate, evaluate, train, predict, export_nnunet, study,
+    info,
 ):  # fmt: skip
     app.command(
         _verb.__name__.rpartition(".")[2].replace("_", "-"),

@@ -18,7 +18,11 @@ EXAMPLES = (
     "deepmir train --recipe paper-multi --data study --out runs/paper --folds 5\n\n"
     "deepmir train --recipe paper-multi --data study --out runs/paper --folds 5 --fold 2\n\n"
     "deepmir train --recipe my_recipe.toml --data study --out runs/mine --folds loo\n\n"
-    "deepmir train --recipe release-findings --data cases --out runs/findings --minutes 60"
+    "deepmir train --recipe release-findings --data cases --out runs/findings --minutes 60\n\n"
+    "deepmir train --recipe release-findings --data anatomies --out runs/fresh --workers 12\n\n"
+    "deepmir train --recipe paper-multi --data study --out runs/paper --folds 5 --devices 4\n\n"
+    "deepmir train --recipe fine-tune --init released --data study --mix anatomies --mix-share 0.3 "
+    "--out runs/tuned"
 )
 
 
@@ -37,7 +41,8 @@ def run(
         typer.Option(
             metavar="FOLDER",
             help="BIDS data set of scans with label maps in its derivatives; or a folder of "
-            "anatomies or of simulated cases.",
+            "simulated cases; or of anatomies (head_XX.npz), of which the findings part simulates "
+            "new cases while it trains.",
         ),
     ],
     out: Annotated[
@@ -79,12 +84,22 @@ def run(
         ),
     ] = None,
     mix: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Simulated cases to draw from beside the study's own."),
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Simulated cases to draw from beside --data, or anatomies to simulate new ones "
+            "from while training; repeat for several.",
+        ),
     ] = None,
     mix_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the patches that come from --mix.")
-    ] = 0.5,
+        list[float] | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the patches that come from --mix, once for each. Default: all sources "
+            "give the same share.",
+        ),
+    ] = None,
     cases: options.Cases = None,
     weights: options.WeightsFolder = None,
     config: options.ConfigFile = None,
@@ -95,7 +110,22 @@ def run(
         int | None, typer.Option(min=1, help="Length of the schedule, in place of the recipe's.")
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's choice.")] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Processes that simulate cases while training; 0: half as many as CPU cores.",
+        ),
+    ] = 0,
     device: options.Device = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="GPUs of this machine (or, without any, processes) that share every batch; 0: all "
+            "GPUs.",
+        ),
+    ] = 1,
     resume: Annotated[
         bool, typer.Option(help="Go on from the checkpoint in --out, if there is one.")
     ] = True,
@@ -117,20 +147,29 @@ def run(
     recipes, training = training_part()
     plan = _with_tensorboard(recipes.read_recipe(recipe), tensorboard)
     how = training.RunOptions(
-        minutes=minutes, steps=steps, resume=resume, threads=threads, device=device or "auto"
+        minutes=minutes,
+        steps=steps,
+        resume=resume,
+        threads=threads,
+        workers=workers,
+        device=device or "auto",
+        devices=devices,
     )
+    mixes = tuple(training.Mix(*one) for one in _mixes(mix, mix_share))
     progress = _ignore if quiet else _print_line
     start = training.init_folder(init)
     if not training.is_bids(data):
         _refuse_folds(folds, data)
-        result = training.train(plan, data, out, init=start, options=how, progress=progress)
+        result = training.train(
+            plan, data, out, init=start, mixes=mixes, options=how, progress=progress
+        )
     else:
         study = training.StudyOptions(
             n_folds=_fold_count(folds, fold),
             fold=fold,
             seeds=tuple(seed or ()),
             init=start,
-            mix=None if mix is None else training.Mix(mix, mix_share),
+            mixes=mixes,
             cases=cases,
             weights=weights,
             config=options.resolve_config(config, device=device),
@@ -157,6 +196,19 @@ def _findings(names: list[str] | None) -> "tuple[Finding, ...] | None":
             f"--labelled is {', '.join(unknown)}; wanted {', '.join(Finding.__members__)}"
         )
     return tuple(sorted(Finding[name] for name in names)) if names else None
+
+
+def _mixes(folders: list[Path] | None, shares: list[float] | None) -> list[tuple[Path, float]]:
+    """Pair folders with their shares; without any, all sources give the same."""
+    given = folders or []
+    if shares is None:
+        return [(folder, 1 / (len(given) + 1)) for folder in given]
+    if len(shares) != len(given):
+        raise ConfigError(
+            f"--mix-share is given {len(shares)} times for {len(given)} times --mix; give it once "
+            "for each, in the same order, or not at all"
+        )
+    return list(zip(given, shares, strict=True))
 
 
 def _fold_count(folds: str | None, fold: int | None) -> int | None:

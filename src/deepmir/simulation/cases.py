@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,38 @@ from deepmir.simulation.person import SimulatedPerson, parameters_text, simulate
 from deepmir.volume import BoolMap
 
 CROP_MARGIN_VOXELS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CaseJob:
+    """One case that is to be simulated: the same job gives the same bytes."""
+
+    anatomy: Path  # .npz
+    folder: Path
+    seed: int
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the case is there, and whole."""
+        return (self.folder / "case.json").exists()
+
+
+def case_job(anatomies: Sequence[Path], out: Path, *, seed: int, number: int) -> CaseJob:
+    """Job of case `number`: a pure function of `seed` and `number`, going round the anatomies."""
+    anatomy = anatomies[number % len(anatomies)]
+    return CaseJob(anatomy, out / f"case-{number:05d}", seed + number)
+
+
+def simulate_case(job: CaseJob) -> None:
+    """Simulate one case and write it; the folder appears only when it is complete.
+
+    Raises
+    ------
+    InputError
+        If the anatomy cannot be read.
+    """
+    person = simulate_person(load_anatomy(job.anatomy), seed=job.seed, counts=training_counts)
+    write_case(person, job.folder)
 
 
 def write_cases(
@@ -48,10 +81,10 @@ def write_cases(
     if not anatomies:
         raise InputError("no anatomies given; pass at least one finished anatomy (.npz)")
     out.mkdir(parents=True, exist_ok=True)
-    todo = [n for n in numbers if not (out / f"case-{n:05d}" / "case.json").exists()]
-    jobs = [(anatomies[n % len(anatomies)], out / f"case-{n:05d}", seed + n) for n in todo]
+    jobs = [case_job(anatomies, out, seed=seed, number=number) for number in numbers]
+    jobs = [job for job in jobs if not job.is_done]
     with ProcessPoolExecutor(workers, initializer=keep_freed_memory) as pool:
-        for done, _ in enumerate(pool.map(_write_one, jobs), start=1):
+        for done, _ in enumerate(pool.map(simulate_case, jobs), start=1):
             if progress is not None:
                 progress(done, len(jobs))
 
@@ -64,15 +97,10 @@ def write_case(person: SimulatedPerson, folder: Path) -> None:
         for name, array in _arrays(person).items():
             np.save(temporary / f"{name}.npy", array)
         (temporary / "case.json").write_text(parameters_text(person), encoding="utf-8")
-        temporary.rename(folder)
+        if not (folder / "case.json").exists():  # another process may have been faster
+            temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_one(job: tuple[Path, Path, int]) -> None:
-    path, folder, seed = job
-    person = simulate_person(load_anatomy(path), seed=seed, counts=training_counts)
-    write_case(person, folder)
 
 
 def _arrays(person: SimulatedPerson) -> dict[str, npt.NDArray[np.generic]]:

@@ -71,6 +71,10 @@ class AnatomyTask:
         """Batch of one head."""
         return _as_batch(self._ahead.get(step))
 
+    def missing(self, step: int) -> str | None:  # noqa: ARG002 - everything is there
+        """Say that nothing is missing."""
+        return None
+
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Cross-entropy, Dice and side; a level of half the resolution counts half.
 

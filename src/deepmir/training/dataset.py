@@ -10,8 +10,8 @@ import csv
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ class LabelledPerson:
 
     name: str  # "sub-01" or "sub-01_ses-1"
     group: str  # persons of one group are never split between training and test
-    labels: Path
+    labels: Path | None = None  # None: nobody has labelled this person
     swi: Path | None = None
     chimap: Path | None = None
     t2w: Path | None = None
@@ -63,6 +63,12 @@ class LabelledPerson:
     def present(self) -> tuple[bool, bool, bool]:
         """Whether there are T2w, swi and Chimap, in the network's order."""
         return self.t2w is not None, self.swi is not None, self.chimap is not None
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """Names of the scans that are there, in the network's order."""
+        kinds = ("T2w", "swi", "Chimap")
+        return tuple(kind for kind, there in zip(kinds, self.present, strict=True) if there)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +118,7 @@ def list_persons(
         If there is no person or no label map, a person has no label map, no SWI and QSM, or
         two scans of one kind, or the grouping is unknown.
     """
-    left_out = {f"sub-{name.removeprefix('sub-')}" for name in exclude}
-    sessions = [path for path in _session_folders(data) if _subject_of(path) not in left_out]
-    if not sessions:
-        raise InputError(
-            f"{data} holds no person (no sub-* folder with scans); wanted a BIDS data set such "
-            "as `deepmir simulate` writes"
-        )
+    sessions = _sessions(data, exclude)
     source = _labels_folder(data) if labels is None else labels
     groups = _groups(data, source, group_by)
     persons: list[LabelledPerson] = []
@@ -130,6 +130,28 @@ def list_persons(
         except InputError as error:
             wrong.append(str(error))
     _refuse(wrong, str(data))
+    return tuple(persons)
+
+
+def list_scans(data: Path, *, exclude: Sequence[str] = ()) -> tuple[LabelledPerson, ...]:
+    """List the persons of a data set with their scans, without asking for label maps.
+
+    Raises
+    ------
+    InputError
+        If there is no person, or one has no SWI and QSM, or two scans of one kind.
+    """
+    persons: list[LabelledPerson] = []
+    wrong: list[str] = []
+    for folder in _sessions(data, exclude):
+        name = "_".join(folder.relative_to(data).parts)
+        try:
+            scans = _needed_scans(name, folder)
+        except InputError as error:
+            wrong.append(str(error))
+        else:
+            persons.append(_with_scans(LabelledPerson(name=name, group=name), scans))
+    _refuse(wrong, str(data), to="predicted")
     return tuple(persons)
 
 
@@ -168,14 +190,14 @@ def check_person(person: LabelledPerson) -> PersonSummary:
         read_volume(person.t2w, Modality.T2W)
     modality = Modality.SWI if person.swi is not None else Modality.CHIMAP
     reference, _ = read_volume(person.reference, modality)
+    if person.labels is None:
+        return PersonSummary(person.name, person.group, person.contrasts, (0, 0, 0))
     labels = read_reference_labels(person, reference)
     cmb, iron, calcification = (
         int(label_instances(labels.data == finding, connectivity=26).max(initial=0))
         for finding in Finding
     )
-    kinds = ("T2w", "swi", "Chimap")
-    contrasts = tuple(kind for kind, there in zip(kinds, person.present, strict=True) if there)
-    return PersonSummary(person.name, person.group, contrasts, (cmb, iron, calcification))
+    return PersonSummary(person.name, person.group, person.contrasts, (cmb, iron, calcification))
 
 
 def read_reference_labels(person: LabelledPerson, reference: Volume | None = None) -> Volume:
@@ -184,8 +206,10 @@ def read_reference_labels(person: LabelledPerson, reference: Volume | None = Non
     Raises
     ------
     InputError, GeometryError
-        As :func:`deepmir.io.nifti.read_label_map`.
+        If the person has none, or as :func:`deepmir.io.nifti.read_label_map`.
     """
+    if person.labels is None:
+        raise InputError(f"{person.name} has no label map; name the folder that has it by --labels")
     return read_label_map(person.labels, reference=reference, allowed=(*Finding, IGNORE))
 
 
@@ -208,6 +232,24 @@ def _session_folders(data: Path) -> Iterator[Path]:
     for subject in sorted(path for path in data.glob("sub-*") if path.is_dir()):
         sessions = sorted(path for path in subject.glob("ses-*") if path.is_dir())
         yield from sessions or [subject]
+
+
+def _sessions(data: Path, exclude: Sequence[str]) -> list[Path]:
+    """Folders of all sessions but those of the excluded persons.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    left_out = {f"sub-{name.removeprefix('sub-')}" for name in exclude}
+    sessions = [path for path in _session_folders(data) if _subject_of(path) not in left_out]
+    if not sessions:
+        raise InputError(
+            f"{data} holds no person (no sub-* folder with scans); wanted a BIDS data set such "
+            "as `deepmir simulate` writes"
+        )
+    return sessions
 
 
 def _subject_of(folder: Path) -> str:
@@ -236,22 +278,32 @@ def _labels_folder(data: Path) -> Path:
 def _person(
     name: str, folder: Path, source: Path, data: Path, groups: "_Grouping"
 ) -> LabelledPerson:
-    scans = _scans(name, folder)
-    if not scans.keys() & {"swi", "Chimap"}:
-        raise InputError(f"{name} has neither swi nor Chimap in {folder}")
+    scans = _needed_scans(name, folder)
     within = folder.relative_to(data)
     found = sorted((source / within).glob(f"**/*{LABELS_ENDING}"))
     if len(found) != 1:
         there = "no label map" if not found else f"{len(found)} label maps"
         raise InputError(f"{name} has {there} (*{LABELS_ENDING}) in {source / within}")
-    return LabelledPerson(
-        name=name,
-        group=groups.of(name, found[0]),
-        labels=found[0],
-        swi=scans.get("swi"),
-        chimap=scans.get("Chimap"),
-        t2w=scans.get("T2w"),
-    )
+    person = LabelledPerson(name=name, group=groups.of(name, found[0]), labels=found[0])
+    return _with_scans(person, scans)
+
+
+def _with_scans(person: LabelledPerson, scans: Mapping[str, Path]) -> LabelledPerson:
+    return replace(person, swi=scans.get("swi"), chimap=scans.get("Chimap"), t2w=scans.get("T2w"))
+
+
+def _needed_scans(name: str, folder: Path) -> dict[str, Path]:
+    """Find the scans of one person, SWI or QSM at least.
+
+    Raises
+    ------
+    InputError
+        If there is neither, or two of one kind.
+    """
+    scans = _scans(name, folder)
+    if not scans.keys() & {"swi", "Chimap"}:
+        raise InputError(f"{name} has neither swi nor Chimap in {folder}")
+    return scans
 
 
 def _scans(name: str, folder: Path) -> dict[str, Path]:
@@ -311,7 +363,7 @@ def _groups(data: Path, source: Path, group_by: str) -> _Grouping:
     )
 
 
-def _refuse(wrong: Sequence[str], where: str) -> None:
+def _refuse(wrong: Sequence[str], where: str, *, to: str = "trained on") -> None:
     """Tell all complaints in one message.
 
     Raises
@@ -324,6 +376,6 @@ def _refuse(wrong: Sequence[str], where: str) -> None:
     told = "; ".join(wrong[:_TOLD_AT_ONCE])
     more = f"; and {len(wrong) - _TOLD_AT_ONCE} more" if len(wrong) > _TOLD_AT_ONCE else ""
     raise InputError(
-        f"{len(wrong)} of the persons of {where} cannot be trained on: {told}{more}. Mend them, "
+        f"{len(wrong)} of the persons of {where} cannot be {to}: {told}{more}. Mend them, "
         "or leave them out by --exclude"
     )

@@ -6,6 +6,7 @@ Fold ──train_fold──▶ checkpoint ──predict_persons──▶ label m
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from deepmir.config import Config
-from deepmir.errors import InputError, TrainingError
+from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.io.atomic import write_text
 from deepmir.io.bids import DatasetKind, write_dataset_files
 from deepmir.io.nifti import read_volume, write_map
@@ -25,19 +26,23 @@ from deepmir.training.dataset import LABELS_ENDING, LabelledPerson, list_persons
 from deepmir.training.export import initial_state
 from deepmir.training.fit import (
     FitResult,
+    Job,
     RunOptions,
     clear_endings,
-    fit,
     read_checkpoint,
 )
 from deepmir.training.folds import Fold
-from deepmir.training.labelled_task import LabelledTask, Mix
+from deepmir.training.fresh import closing_in_turn, makers_for
+from deepmir.training.labelled_task import LabelledTask
+from deepmir.training.parallel import run_job
 from deepmir.training.patches import Present, open_case
 from deepmir.training.predict import labels_of_slices, predict_patches, predict_slices
 from deepmir.training.prepare import PreparedCase, prepare_persons
 from deepmir.training.recipes import Recipe, resolve_epochs
-from deepmir.training.slices import open_slices
+from deepmir.training.slices import SliceSampling, open_slices
 from deepmir.training.slices_task import SlicesTask
+from deepmir.training.sources import Mix, Opener
+from deepmir.training.team import Share
 from deepmir.training.thresholds import choose_thresholds
 from deepmir.volume import Modality
 
@@ -69,7 +74,7 @@ class Experiment:
     cases: Mapping[str, PreparedCase]  # by the person's name
     labelled: tuple[Finding, ...]
     init: Path | None = None
-    mix: Mix | None = None
+    mixes: tuple[Mix, ...] = ()
     shown: Present | None = None
     """Contrasts that the findings part is shown to predict; None: all that a person has."""
 
@@ -124,16 +129,30 @@ def train_fold(
         If the weights to start from do not fit.
     """
     _settle_persons(experiment, fold, out, resume=options.resume)
-    task, recipe = make_task(experiment, fold)
-    try:
-        initial = None if experiment.init is None else initial_state(experiment.init, recipe)
-        return fit(task, recipe, out, options=options, initial=initial, progress=progress)
-    finally:
-        task.close()
+    make = partial(_open_fold, experiment, fold, out, options)
+    return run_job(make, experiment.recipe, out, options=options, progress=progress)
 
 
-def make_task(experiment: Experiment, fold: Fold) -> tuple["LabelledTask | SlicesTask", Recipe]:
+def _open_fold(
+    experiment: Experiment, fold: Fold, out: Path, options: RunOptions, share: Share
+) -> Job:
+    """Open the data of a fold for one process of its run."""
+    makers = makers_for(share, options.workers)
+    opener = Opener(experiment.recipe, out, makers, resume=options.resume, share=share)
+    task, recipe = make_task(experiment, fold, opener)
+    initial = None if experiment.init is None else initial_state(experiment.init, recipe)
+    return Job(task, recipe, initial, closing_in_turn(makers, task))
+
+
+def make_task(
+    experiment: Experiment, fold: Fold, opener: Opener
+) -> tuple["LabelledTask | SlicesTask", Recipe]:
     """Task of a fold, and the recipe with its epochs turned into steps.
+
+    Parameters
+    ----------
+    opener : Opener
+        Of the sources that are mixed in; it knows which part of every batch is made.
 
     Raises
     ------
@@ -143,8 +162,10 @@ def make_task(experiment: Experiment, fold: Fold) -> tuple["LabelledTask | Slice
     recipe = experiment.recipe
     train, validation = experiment.folders(fold.train), experiment.folders(fold.validation)
     if recipe.part == "slices":
+        if experiment.mixes:
+            raise ConfigError("--mix is for recipes of the findings part; leave it out")
         check_contrasts(experiment, (*fold.train, *fold.validation, *fold.test))
-        task = SlicesTask(recipe, train, validation)
+        task = SlicesTask(recipe, train, validation, share=opener.share)
         return task, resolve_epochs(recipe, task.steps_per_epoch)
     if recipe.part == "anatomy":
         raise InputError(
@@ -152,7 +173,12 @@ def make_task(experiment: Experiment, fold: Fold) -> tuple["LabelledTask | Slice
             "heads, not on findings; take fine-tune, release-findings or a recipe of the slices"
         )
     labelled = LabelledTask(
-        recipe, train, validation, labelled=experiment.labelled, mix=experiment.mix
+        recipe,
+        train,
+        validation,
+        labelled=experiment.labelled,
+        mixed=opener.mixed(experiment.mixes),
+        share=opener.share,
     )
     return labelled, recipe
 
@@ -237,19 +263,32 @@ def predict_person(
     """
     recipe = experiment.recipe
     if recipe.part == "slices":
-        person = open_slices(open_case(case.folder), recipe.slices)
-        found = predict_slices(network, person, recipe.slices, device=device)
-        labels = labels_of_slices(found, person, recipe.slices)
-        one_hot = np.stack([labels == finding for finding in Finding]).astype(np.float32)
-        on_scan = case.to_scan(one_hot)
-        nearest = np.where(on_scan.max(axis=0) >= 0.5, on_scan.argmax(axis=0) + 1, 0)
-        return nearest.astype(np.uint8)
+        return labels_by_slices(case, network, recipe.slices, device=device)
     shown = experiment.shown or case.person.present
     probabilities = predict_patches(network, case.folder, present=shown, device=device)
     on_scan = case.to_scan(probabilities)
     labels = findings_of(on_scan, thresholds, calibrations_of(experiment, shown))
     labels[~np.isin(labels, experiment.labelled)] = 0
     return labels
+
+
+def labels_by_slices(
+    case: PreparedCase, network: UNet, sampling: SliceSampling, *, device: torch.device
+) -> npt.NDArray[np.uint8]:
+    """Label map of one person on the scan's RAS+ grid, by a network of the slices part.
+
+    Raises
+    ------
+    ConfigError
+        If the person's slices are larger than the recipe's.
+    """
+    person = open_slices(open_case(case.folder), sampling)
+    found = predict_slices(network, person, sampling, device=device)
+    labels = labels_of_slices(found, person, sampling)
+    one_hot = np.stack([labels == finding for finding in Finding]).astype(np.float32)
+    on_scan = case.to_scan(one_hot)
+    nearest = np.where(on_scan.max(axis=0) >= 0.5, on_scan.argmax(axis=0) + 1, 0)
+    return nearest.astype(np.uint8)
 
 
 def prediction_path(folder: Path, person: LabelledPerson) -> Path:

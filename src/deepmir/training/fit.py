@@ -27,12 +27,14 @@ from deepmir.errors import ConfigError, TrainingError
 from deepmir.memory import keep_freed_memory
 from deepmir.model.unet import UNet, UNetSpec, spec_from_json, spec_to_json
 from deepmir.training.recipes import OptimisationConfig, Recipe, recipe_as_json, recipe_from_json
+from deepmir.training.team import ALONE, Forward, Share, Team
 
 CHECKPOINT_NAME = "last.pt"
 BEST_NAME = "best.pt"
 BEST_RECORD_NAME = "best.json"
 LOG_NAME = "log.jsonl"
 UNUSABLE_STEPS_ALLOWED = 10
+WAIT_S = 0.2
 _FORMAT = 1
 
 State = dict[str, Tensor]
@@ -60,11 +62,38 @@ class Task(Protocol):
     def batch(self, step: int) -> Batch:
         """Batch of one step: the same for the same step, whenever it is asked for."""
 
+    def missing(self, step: int) -> str | None:
+        """Say what a batch still waits for; None when it can be made."""
+
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Loss of a batch, float32; the logits are those of the levels, finest first."""
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Scores of a network on fixed validation samples."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One run, its data opened: to be entered, so that what goes on in the background ends."""
+
+    task: Task
+    recipe: Recipe
+    initial: State | None = None
+    """Weights to start from in place of random ones, when there is no checkpoint to resume."""
+    close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        """Use the data."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the data."""
+        self.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +108,11 @@ class RunOptions:
     """Go on from the checkpoint in the output folder if there is one."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
+    workers: int = 0
+    """Processes that simulate cases meanwhile; 0: half as many as there are CPU cores."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    """Processes that share every batch, one a GPU; 0: as many as there are GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +137,7 @@ class TrainingState:
     network: UNet
     ema: State
     optimizer: torch.optim.AdamW
+    forward: Forward
     step: int = 0
     unusable: int = 0  # steps in a row whose gradient was not finite
     scores: dict[str, float] = field(default_factory=dict)
@@ -125,15 +159,15 @@ class Checkpoint:
 
 
 def fit(
-    task: Task, recipe: Recipe, out: Path, *, options: RunOptions,
-    initial: State | None = None, progress: Progress = lambda _: None,
+    job: Job, out: Path, *, options: RunOptions,
+    progress: Progress = lambda _: None, team: Team = Team(),  # noqa: B008 - frozen
 ) -> FitResult:  # fmt: skip
     """Train until the schedule ends, the time is over or a signal asks to stop.
 
     Parameters
     ----------
-    initial : dict, optional
-        Weights to start from in place of random ones, when there is no checkpoint to resume.
+    team : Team
+        Processes that share every batch and call this function at the same time.
 
     Raises
     ------
@@ -144,34 +178,87 @@ def fit(
     ConfigError
         If neither the recipe nor the options say how many steps there are.
     """
-    device, steps = choose_device(options.device), schedule_steps(recipe, options)
+    recipe, device = job.recipe, choose_device(options.device, team.share)
+    steps = schedule_steps(recipe, options)
     _prepare_torch(options.threads)
     with clear_endings(out):
         out.mkdir(parents=True, exist_ok=True)
-        state = start_state(
-            task, recipe, out, device=device, initial=initial, resume=options.resume
-        )
-        log, clock = RunLog(out, tensorboard=recipe.schedule.tensorboard), _Clock(options.minutes)
-        progress(f"{recipe.name}: step {state.step} of {steps} on {device}")
+        state = start_state(job, out, device=device, resume=options.resume, team=team)
+        books = _Books(job, out, steps, options, progress) if team.share.leads else None
         with StopRequest() as stop:
+            progress(f"{recipe.name}: step {state.step} of {steps} on {device}{_beside(team)}")
+            over = _over(stop, _Clock(options.minutes), team)
             while state.step < steps:
-                loss, norm = train_step(
-                    task, state, recipe.optimisation, device=device, steps=steps
-                )
-                log.add_step(state.step, loss, norm=norm)
-                over = stop.requested or clock.over
-                if state.step % recipe.schedule.log_every == 0:
-                    progress(log.write_steps(steps))
-                if state.step % recipe.schedule.validate_every == 0 or state.step == steps:
-                    state.scores = validate(task, state, device)
-                    keep_best(out, state, recipe)
-                    progress(log.write_scores(state.step, state.scores))
-                if over or state.step == steps or clock.checkpoint_due(state.step, recipe):
-                    save_checkpoint(out / CHECKPOINT_NAME, state, recipe)
-                if over:
+                if not _wait_for_data(job.task, state.step, team=team, over=over, told=progress):
+                    if books is not None:
+                        books.save(state)
                     break
-        log.close()
+                loss, norm = train_step(job, state, device=device, steps=steps, team=team)
+                stopped = over()
+                if books is not None:
+                    books.keep(state, (loss, norm), stopped=stopped)
+                if stopped:
+                    break
+        if books is not None:
+            books.close()
     return FitResult(state.step, steps, out / CHECKPOINT_NAME, state.scores)
+
+
+def _beside(team: Team) -> str:
+    return f", {team.share.count} processes" if team.share.count > 1 else ""
+
+
+def _over(stop: "StopRequest", clock: "_Clock", team: Team) -> Callable[[], bool]:
+    """Question whether the run is to end: all processes of a team get the same answer."""
+    return lambda: team.any(stop.requested or clock.over)
+
+
+class _Books:
+    """What a run leaves behind: log, validation scores, checkpoints. One process keeps them."""
+
+    def __init__(
+        self, job: Job, out: Path, steps: int, options: RunOptions, progress: Progress
+    ) -> None:
+        self._job, self._out, self._steps, self._progress = job, out, steps, progress
+        self._log = RunLog(out, tensorboard=job.recipe.schedule.tensorboard)
+        self._saving = _Clock(options.minutes)
+
+    def keep(self, state: TrainingState, seen: tuple[float, float], *, stopped: bool) -> None:
+        """Log a step that was done (loss and gradient norm); validate and save when it is due."""
+        recipe, last = self._job.recipe, state.step == self._steps
+        self._log.add_step(state.step, seen[0], norm=seen[1])
+        if state.step % recipe.schedule.log_every == 0:
+            self._progress(self._log.write_steps(self._steps))
+        if state.step % recipe.schedule.validate_every == 0 or last:
+            device = next(state.network.parameters()).device
+            state.scores = validate(self._job.task, state, device)
+            keep_best(self._out, state, recipe)
+            self._progress(self._log.write_scores(state.step, state.scores))
+        if stopped or last or self._saving.checkpoint_due(state.step, recipe):
+            self.save(state)
+
+    def save(self, state: TrainingState) -> None:
+        """Write the checkpoint."""
+        save_checkpoint(self._out / CHECKPOINT_NAME, state, self._job.recipe)
+
+    def close(self) -> None:
+        """Flush the log."""
+        self._log.close()
+
+
+def _wait_for_data(
+    task: Task, step: int, *, team: Team, over: Callable[[], bool], told: Progress
+) -> bool:
+    """Wait until all processes can make a batch; False when the run is to end before."""
+    before = None
+    while team.any((missing := task.missing(step)) is not None):
+        if missing not in (None, before):
+            told(f"step {step} waits: {missing} are there")
+            before = missing
+        if over():
+            return False
+        time.sleep(WAIT_S)
+    return True
 
 
 def schedule_steps(recipe: Recipe, options: RunOptions) -> int:
@@ -230,12 +317,7 @@ def _what_is_left(out: Path) -> str:
 
 
 def train_step(
-    task: Task,
-    state: TrainingState,
-    optimisation: OptimisationConfig,
-    *,
-    device: torch.device,
-    steps: int,
+    job: Job, state: TrainingState, *, device: torch.device, steps: int, team: Team
 ) -> tuple[float, float]:
     """One step: loss, gradients, weights, moving average. Returns loss and gradient norm.
 
@@ -245,13 +327,15 @@ def train_step(
         If the loss is not finite, or the gradient is not for many steps in a row; the weights
         have not been touched by then.
     """
-    batch = task.batch(state.step).to(device)
+    optimisation = job.recipe.optimisation
+    batch = job.task.batch(state.step).to(device)
     state.network.train()
     with torch.autocast(device.type, torch.bfloat16, enabled=optimisation.bf16):
-        logits = state.network.forward_levels(batch.inputs)
-    loss = task.loss(logits, batch)
+        logits = state.forward(batch.inputs)
+    loss = _loss_of_all(job.task, logits, batch, team)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    # each process sees the gradient of its own part, and the mean over them is taken
+    (loss * team.share.count).backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), optimisation.clip_norm)
     _check_finite(state, loss.item(), norm.item())
     for group in state.optimizer.param_groups:
@@ -261,6 +345,15 @@ def train_step(
     state.step += 1
     update_ema(state.ema, state.network, decay=ema_decay(state.step, optimisation.ema_decay))
     return loss.item(), norm.item()
+
+
+def _loss_of_all(task: Task, logits: tuple[Tensor, ...], batch: Batch, team: Team) -> Tensor:
+    """Loss of the whole batch, of which this process has a part."""
+    if team.share.count == 1:
+        return task.loss(logits, batch)
+    targets = tuple(team.whole(target) for target in batch.targets)
+    everything = Batch(batch.inputs, targets)
+    return task.loss(tuple(team.whole(level.float()) for level in logits), everything)
 
 
 def _check_finite(state: TrainingState, loss: float, norm: float) -> None:
@@ -328,9 +421,8 @@ def validate(task: Task, state: TrainingState, device: torch.device) -> dict[str
 
 
 def start_state(
-    task: Task, recipe: Recipe, out: Path, *, device: torch.device,
-    initial: State | None, resume: bool,
-) -> TrainingState:  # fmt: skip
+    job: Job, out: Path, *, device: torch.device, resume: bool, team: Team
+) -> TrainingState:
     """State to begin with: of the checkpoint if there is one, else fresh.
 
     Raises
@@ -338,21 +430,25 @@ def start_state(
     TrainingError
         If the checkpoint is damaged or belongs to another network.
     """
+    recipe = job.recipe
     torch.manual_seed(recipe.optimisation.seed)
-    network = task.build().to(device)
-    if initial is not None:
-        network.load_state_dict(network.state_dict() | initial)  # coarse heads start anew
+    network = job.task.build().to(device)
+    if job.initial is not None:
+        network.load_state_dict(network.state_dict() | job.initial)  # coarse heads start anew
+    forward = team.forward_of(network, device)
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=recipe.optimisation.learning_rate,
         weight_decay=recipe.optimisation.weight_decay,
     )
     ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    state = TrainingState(network, ema, optimizer)
+    state = TrainingState(network, ema, optimizer, forward)
     checkpoint = out / CHECKPOINT_NAME
-    if resume and checkpoint.exists():
+    found = resume and checkpoint.exists()
+    if found:
         load_checkpoint(checkpoint, state, recipe, device=device)
-    else:
+    team.any(found)  # nobody writes before all have looked
+    if not found and team.share.leads:
         for name in (BEST_NAME, BEST_RECORD_NAME):
             (out / name).unlink(missing_ok=True)
         save_checkpoint(checkpoint, state, recipe)  # finds a full disk now, not in an hour
@@ -615,8 +711,13 @@ class _Clock:
         return False
 
 
-def choose_device(wanted: Literal["auto", "cpu", "gpu"]) -> torch.device:
+def choose_device(wanted: Literal["auto", "cpu", "gpu"], share: Share = ALONE) -> torch.device:
     """Device to train on; `auto` takes a GPU where torch finds one.
+
+    Parameters
+    ----------
+    share : Share
+        Of several processes each takes a GPU of its own.
 
     Raises
     ------
@@ -626,7 +727,9 @@ def choose_device(wanted: Literal["auto", "cpu", "gpu"]) -> torch.device:
     has_gpu = torch.cuda.is_available()
     if wanted == "gpu" and not has_gpu:
         raise TrainingError("device gpu was asked for but torch finds none; use cpu or auto")
-    return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")
+    if not has_gpu or wanted == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda" if share.count == 1 else f"cuda:{share.rank}")
 
 
 def _prepare_torch(threads: int) -> None:

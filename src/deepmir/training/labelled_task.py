@@ -7,7 +7,7 @@ may hold labels of some findings only, and may be mixed with simulated ones.
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -27,11 +27,12 @@ from deepmir.training.patches import (
     PatchSampling,
     Present,
     draw_place,
-    list_cases,
     make_patch,
 )
 from deepmir.training.prefetch import Prefetch
 from deepmir.training.recipes import Recipe
+from deepmir.training.sources import FixedCases, Mixture, Source
+from deepmir.training.team import ALONE, Share
 from deepmir.volume import CHANNELS
 
 _VALIDATION_SEED = 20_000_001
@@ -39,30 +40,6 @@ _VALIDATION_BATCHES = 12
 _VALIDATION_BATCH_SIZE = 4
 _IMPOSSIBLE = -30.0
 ALL_PRESENT: Present = (True, True, True)
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """Simulated cases that are drawn from beside a study's own."""
-
-    folder: Path
-    share: float  # of all patches, 0 to 1
-
-    def names(self, heads: tuple[int, ...]) -> tuple[str, ...]:
-        """Cases of some heads.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        """
-        found = list_cases(self.folder, heads)
-        if not found:
-            raise InputError(
-                f"{self.folder} has no finished case of heads {list(heads)} to mix in; simulate "
-                "training cases first, or leave out --mix"
-            )
-        return found
 
 
 class LabelledTask:
@@ -75,17 +52,18 @@ class LabelledTask:
         validation: Sequence[Path],
         *,
         labelled: Sequence[Finding] = tuple(Finding),
-        mix: Mix | None = None,
+        mixed: Sequence[tuple[Source, float]] = (),
+        share: Share = ALONE,
     ) -> None:
         if not train:
             raise InputError("no person trains; the fold needs at least one")
         self._recipe = recipe
+        self._share = share
         self._folder = train[0].parent
-        self._train = tuple(folder.name for folder in train)
         self._validation = tuple(folder.name for folder in validation)
         self._labelled = tuple(labelled)
-        self._mix = mix
-        self._mixed_names = () if mix is None else mix.names(recipe.train_heads)
+        own = FixedCases(self._folder, tuple(folder.name for folder in train))
+        self._sources = Mixture(own, tuple(mixed))
         loss = recipe.loss
         self._loss = FindingsLoss(loss.focal_gamma, loss.class_weights, loss.dice_weight)
         self._ahead = Prefetch(ThreadPoolExecutor(1), self._make, depth=recipe.schedule.prefetch)
@@ -97,6 +75,10 @@ class LabelledTask:
     def batch(self, step: int) -> Batch:
         """Batch of patches."""
         return self._ahead.get(step)
+
+    def missing(self, step: int) -> str | None:
+        """Say which cases are still being simulated; None when a step can be made."""
+        return self._sources.missing(step)
 
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Cross-entropy and Dice of the findings that the study has labelled."""
@@ -128,13 +110,16 @@ class LabelledTask:
         self._ahead.close()
 
     def _make(self, step: int) -> Batch:
-        rng = np.random.default_rng([self._recipe.optimisation.seed, step])
-        return as_batch([self._draw(rng) for _ in range(self._recipe.optimisation.batch_size)])
+        optimisation = self._recipe.optimisation
+        return as_batch(
+            [
+                self._draw(np.random.default_rng([optimisation.seed, step, n]), step)
+                for n in self._share.of(optimisation.batch_size)
+            ]
+        )
 
-    def _draw(self, rng: np.random.Generator) -> Patch:
-        folder, names = self._folder, self._train
-        if self._mix is not None and rng.random() < self._mix.share:
-            folder, names = self._mix.folder, self._mixed_names
+    def _draw(self, rng: np.random.Generator, step: int) -> Patch:
+        folder, names = self._sources.draw(rng, step)
         return draw_labelled_patch(folder, names, rng, sampling=self._recipe.findings)
 
 

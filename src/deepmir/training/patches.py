@@ -238,10 +238,20 @@ def _jittered(places: Coordinates, rng: np.random.Generator, shape: Shape) -> Vo
     return int(i) + di, int(j) + dj, int(k) + dk
 
 
-@lru_cache(maxsize=1024)
+_opened: dict[Path, Case] = {}
+
+
 def cached_case(folder: Path, name: str) -> Case:
     """Case of a folder, opened once."""
-    return open_case(folder / name)
+    path = folder / name
+    if path not in _opened:
+        _opened[path] = open_case(path)
+    return _opened[path]
+
+
+def forget_case(path: Path) -> None:
+    """Close a case that nobody will ask for any more."""
+    _opened.pop(path, None)
 
 
 # ---- patches -------------------------------------------------------------------------------

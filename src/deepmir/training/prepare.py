@@ -207,7 +207,7 @@ def _prepare_one(
     config: Config,
 ) -> None:
     prepared = prepare(_read_scans(person), weights, config)
-    labels = cast(IntMap, read_reference_labels(person, prepared.reference).data)
+    labels = _labels_of(person, prepared)
     described = {
         "person": person.name,
         "group": person.group,
@@ -221,6 +221,13 @@ def _prepare_one(
         "notices": [notice.message for notice in prepared.notices],
     }
     _write(folder, case_arrays(prepared, labels), described)
+
+
+def _labels_of(person: LabelledPerson, prepared: Prepared) -> IntMap:
+    """Label map on the grid of the reference scan; nothing where nobody has labelled."""
+    if person.labels is None:
+        return np.zeros(prepared.reference.data.shape, dtype=np.uint8)
+    return cast(IntMap, read_reference_labels(person, prepared.reference).data)
 
 
 def _read_scans(person: LabelledPerson) -> Scans:

@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from deepmir.errors import ConfigError
 from deepmir.model.unet import UNetSpec
 from deepmir.training.anatomy_samples import AnatomySampling
+from deepmir.training.fresh import FreshConfig
 from deepmir.training.patches import PatchSampling
 from deepmir.training.slices import SliceSampling
 
@@ -88,6 +89,8 @@ class Recipe:
     anatomy: AnatomySampling = Field(default_factory=AnatomySampling)
     findings: PatchSampling = Field(default_factory=PatchSampling)
     slices: SliceSampling = Field(default_factory=SliceSampling)
+    fresh: FreshConfig = Field(default_factory=FreshConfig)
+    """How cases are simulated while training, where the data or a mix is a folder of anatomies."""
 
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
@@ -149,6 +152,11 @@ def _complaints(recipe: Recipe) -> Iterator[str]:
         yield "wanted either optimisation.steps or optimisation.epochs"
     if recipe.part != "slices" and optimisation.epochs is not None:
         yield f"the {recipe.part} part draws at random and has no epochs; set optimisation.steps"
+    if recipe.fresh.first_cases > recipe.fresh.cases:
+        yield (
+            f"fresh.first_cases is {recipe.fresh.first_cases}, more than fresh.cases "
+            f"({recipe.fresh.cases})"
+        )
     if recipe.part == "slices":
         yield from _slices_complaints(recipe)
 

@@ -2,11 +2,13 @@
 
 train           one run on simulated cases or anatomies
 train_on_study  a BIDS data set: one run on all persons, or cross-validation
+predict         a trained network of the slices part on new scans
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from deepmir.config import Config
@@ -14,8 +16,9 @@ from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.io.atomic import write_text
 from deepmir.model.weights import RELEASED, Weights, load_weights
 from deepmir.training.anatomy_task import AnatomyTask
+from deepmir.training.apply import Trained, find_trained, predict_scans
 from deepmir.training.crossval import SCORES_NAME, CrossValidation, cross_validate
-from deepmir.training.dataset import is_bids
+from deepmir.training.dataset import is_bids, list_scans
 from deepmir.training.experiment import (
     DataChoice,
     Experiment,
@@ -27,11 +30,14 @@ from deepmir.training.experiment import (
 from deepmir.training.export import initial_state
 from deepmir.training.export_tuned import export_tuned
 from deepmir.training.findings_task import FindingsTask
-from deepmir.training.fit import FitResult, RunOptions, choose_device, fit, result_checkpoint
+from deepmir.training.fit import FitResult, Job, RunOptions, choose_device, result_checkpoint
 from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, settle_plan
-from deepmir.training.labelled_task import Mix
+from deepmir.training.fresh import closing_in_turn, makers_for
 from deepmir.training.nnunet import NnunetNames, export_nnunet
-from deepmir.training.recipes import Recipe, recipe_as_dict
+from deepmir.training.parallel import run_job
+from deepmir.training.recipes import Recipe, recipe_as_dict, recipe_from_json
+from deepmir.training.sources import Mix, Mixture, Opener
+from deepmir.training.team import Share
 
 __all__ = [
     "DataChoice",
@@ -40,8 +46,10 @@ __all__ = [
     "StudyOptions",
     "ending_text",
     "export_study",
+    "find_trained",
     "init_folder",
     "is_bids",
+    "predict",
     "train",
     "train_on_study",
 ]
@@ -54,12 +62,13 @@ RECIPE_NAME = "recipe.json"
 Progress = Callable[[str], None]
 
 
-def train(
+def train(  # noqa: PLR0913 - what a user says on the command line
     recipe: Recipe,
     data: Path,
     out: Path,
     *,
     init: Path | None = None,
+    mixes: Sequence[Mix] = (),
     options: RunOptions | None = None,
     progress: Progress = lambda _: None,
 ) -> FitResult:
@@ -69,13 +78,16 @@ def train(
     ----------
     recipe : Recipe
     data : Path
-        Folder of anatomies (``head_XX.npz``) or, for the findings part, of simulated cases.
+        Folder of anatomies (``head_XX.npz``) or, for the findings part, of simulated cases; of
+        anatomies the findings part simulates new cases while it trains.
     out : Path
         Folder of the checkpoint, the log and what is needed to repeat the run.
     init : Path, optional
         Folder of released weights to start from, with a fresh optimizer.
+    mixes : sequence of Mix
+        Other cases, or anatomies, that the findings part draws a share of its patches from.
     options : RunOptions, optional
-        Time, steps, threads and device.
+        Time, steps, threads, device and processes that simulate.
     progress : callable, optional
         Takes one line of text at a time.
 
@@ -84,9 +96,10 @@ def train(
     InputError
         If there is no data of the training heads.
     ConfigError
-        If the recipe is of the slices part, which needs a BIDS data set.
+        If the recipe is of the slices part, which needs a BIDS data set, or mixes do not fit.
     TrainingError
-        If the loss is no number any more, or the checkpoint in `out` does not fit the recipe.
+        If a case cannot be simulated, the loss is no number any more, or the checkpoint in `out`
+        does not fit the recipe.
     WeightsError
         If `init` is damaged or holds another network.
     """
@@ -95,16 +108,36 @@ def train(
             f"recipe {recipe.name} trains on scans of persons, and {data} is no BIDS data set (no "
             "sub-* folder); give one such as `deepmir simulate` writes"
         )
-    task = (
-        AnatomyTask(recipe, data) if recipe.part == "anatomy" else FindingsTask(recipe, data, out)
-    )
-    initial = None if init is None else initial_state(init, recipe)
-    try:
-        return fit(
-            task, recipe, out, options=options or RunOptions(), initial=initial, progress=progress
-        )
-    finally:
-        task.close()
+    if recipe.part == "anatomy" and mixes:
+        raise ConfigError("--mix is for the findings part; leave it out")
+    given = options or RunOptions()
+    make = partial(_open_simulated, _Simulated(recipe, data, out, init, tuple(mixes)), given)
+    return run_job(make, recipe, out, options=given, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Simulated:
+    """A run on simulated data."""
+
+    recipe: Recipe
+    data: Path
+    out: Path
+    init: Path | None
+    mixes: tuple[Mix, ...]
+
+
+def _open_simulated(wanted: _Simulated, options: RunOptions, share: Share) -> Job:
+    """Open the data of a run for one of its processes."""
+    recipe = wanted.recipe
+    initial = None if wanted.init is None else initial_state(wanted.init, recipe)
+    if recipe.part == "anatomy":
+        heads = AnatomyTask(recipe, wanted.data)
+        return Job(heads, recipe, initial, heads.close)
+    makers = makers_for(share, options.workers)
+    opener = Opener(recipe, wanted.out, makers, resume=options.resume, share=share)
+    sources = Mixture(opener.training(wanted.data, name="case"), opener.mixed(wanted.mixes))
+    task = FindingsTask(recipe, sources, opener.validation(wanted.data), share=share)
+    return Job(task, recipe, initial, closing_in_turn(makers, task))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +151,7 @@ class StudyOptions:
     seeds: tuple[int, ...] = ()
     """Seeds of the runs; empty: the recipe's own."""
     init: Path | None = None
-    mix: Mix | None = None
+    mixes: tuple[Mix, ...] = ()
     cases: Path | None = None
     """Where prepared cases lie; None: in the output folder."""
     weights: Path | None = None
@@ -154,7 +187,7 @@ def train_on_study(
         progress=progress,
     )  # fmt: skip
     experiment = Experiment(
-        recipe=recipe, cases=cases, labelled=labelled, init=study.init, mix=study.mix
+        recipe=recipe, cases=cases, labelled=labelled, init=study.init, mixes=study.mixes
     )
     given = options or RunOptions()
     _settle_recipe(recipe, out / RECIPE_NAME, resume=given.resume)
@@ -172,15 +205,22 @@ def train_on_study(
 
 def _settle_recipe(recipe: Recipe, record: Path, *, resume: bool) -> None:
     """Write the recipe down; refuse to go on with another one than the runs began with."""
-    now = recipe_as_dict(recipe)
-    now["schedule"].pop("tensorboard")  # changes nothing that is learned
-    text = json.dumps(now, indent=1) + "\n"
-    if resume and record.exists() and record.read_text(encoding="utf-8") != text:
+    # TensorBoard changes nothing that is learned
+    now = replace(recipe, schedule=replace(recipe.schedule, tensorboard=False))
+    if resume and record.exists() and _stored_recipe(record) != now:
         raise TrainingError(
             f"the runs in {record.parent} began with another recipe (see {record.name} there); "
             "give a fresh --out, or --no-resume to start anew"
         )
-    write_text(record, text)
+    write_text(record, json.dumps(recipe_as_dict(now), indent=1) + "\n")
+
+
+def _stored_recipe(record: Path) -> Recipe | None:
+    """Recipe that runs began with; settings that are newer than the runs have their defaults."""
+    try:
+        return recipe_from_json(record.read_text(encoding="utf-8"))
+    except ConfigError:
+        return None
 
 
 def _train_once(
@@ -264,6 +304,47 @@ def export_study(
             "and they are not the same; give the same --data, --labels and --exclude as to train"
         )
     return export_nnunet(cases, plan, out, names=called, labelled=labelled)
+
+
+def predict(  # noqa: PLR0913 - what a user says on the command line
+    trained: Trained,
+    data: Path,
+    out: Path,
+    *,
+    study: StudyOptions,
+    exclude: tuple[str, ...] = (),
+    overwrite: bool = False,
+    progress: Progress = lambda _: None,
+) -> int:
+    """Apply a trained network of the slices part to the scans of a BIDS data set.
+
+    Parameters
+    ----------
+    trained : Trained
+        As :func:`~deepmir.training.apply.find_trained` finds it.
+    data : Path
+        BIDS data set; label maps are not asked for.
+    study : StudyOptions
+        Weights folder whose anatomy part prepares the scans, and settings: as in training.
+
+    Returns
+    -------
+    int
+        How many label maps are new.
+
+    Raises
+    ------
+    InputError, GeometryError, ConfigError, OutputError, TrainingError, WeightsError
+        As :func:`~deepmir.training.apply.predict_scans`.
+    """
+    return predict_scans(
+        trained,
+        list_scans(data, exclude=exclude),
+        out,
+        preparation=(load_weights(study.weights), study.config),
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def ending_text(result: CrossValidation | FitResult, out: Path) -> str:

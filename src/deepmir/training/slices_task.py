@@ -29,6 +29,7 @@ from deepmir.training.slices import (
     place_of,
     sample_move,
 )
+from deepmir.training.team import ALONE, Share
 
 _MOVE_SEED = 40_000_003
 
@@ -36,8 +37,16 @@ _MOVE_SEED = 40_000_003
 class SlicesTask:
     """Batches of slices of some cases; validation on all slices of others."""
 
-    def __init__(self, recipe: Recipe, train: Sequence[Path], validation: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        train: Sequence[Path],
+        validation: Sequence[Path],
+        *,
+        share: Share = ALONE,
+    ) -> None:
         self._recipe = recipe
+        self._share = share
         self._persons = [open_slices(open_case(folder), recipe.slices) for folder in train]
         self._validation = tuple(validation)
         if not any(len(person.with_brain) for person in self._persons):
@@ -57,6 +66,10 @@ class SlicesTask:
     def batch(self, step: int) -> Batch:
         """Batch of slices."""
         return self._ahead.get(step)
+
+    def missing(self, step: int) -> str | None:  # noqa: ARG002 - everything is there
+        """Say that nothing is missing."""
+        return None
 
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Loss of the paper, by the number of findings that are asked for."""
@@ -101,14 +114,13 @@ class SlicesTask:
         plan = self._plan_of(step // per_epoch)
         first = (step % per_epoch) * size
         rng = np.random.default_rng([_MOVE_SEED, self._recipe.optimisation.seed, step])
+        planned = [plan[(first + n) % len(plan)] for n in range(size)]
+        moves = [sample_move(one.kind, rng, self._recipe.slices) for one in planned]
         inputs, targets = [], []
-        for n in range(first, first + size):
-            planned = plan[n % len(plan)]
-            channels, target = cut_slice(
-                self._persons[planned.case], planned.k, self._recipe.slices
-            )
-            move = sample_move(planned.kind, rng, self._recipe.slices)
-            channels, target = apply_move(channels, target, move)
+        for n in self._share.of(size):
+            person = self._persons[planned[n].case]
+            cut = cut_slice(person, planned[n].k, self._recipe.slices)
+            channels, target = apply_move(*cut, moves[n])
             inputs.append(channels)
             targets.append(target)
         return Batch(torch.from_numpy(np.stack(inputs)), (torch.from_numpy(np.stack(targets)),))
