@@ -16,11 +16,12 @@ libraries = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(libraries)
 
 SHAPE = (20, 24, 18)
+CENTRE = np.pad(np.ones((1, 1, 1)), 1)
 
 
 def quadratic() -> np.ndarray:
     i, j, k = (np.indices(SHAPE) - 9.0) / 9
-    return 1 + 2 * i - j + 0.5 * k + i * j - 0.7 * k**2
+    return 1 + 2 * i - j + 0.5 * k + i * j - 0.7 * k**2 + 0.2 * i**2 + 0.5 * j**2
 
 
 def test_a_second_order_field_is_shimmed_away():
@@ -35,6 +36,13 @@ def test_what_lies_outside_the_mask_does_not_count():
     where[4:16, 3:20, 5:15] = True
     spoiled = np.where(where, quadratic(), 1e3)
     assert shim_field(spoiled, where) == pytest.approx(quadratic(), abs=1e-4)
+
+
+def test_shim_coils_make_no_source_inside():
+    field = ((np.indices(SHAPE) - 9.0) ** 2).sum(axis=0)
+    shim = shim_field(field, np.ones(SHAPE, bool))
+    laplacian = ndimage.convolve(shim, ndimage.generate_binary_structure(3, 1) - 7.0 * CENTRE)
+    assert laplacian[1:-1, 1:-1, 1:-1] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_smooth_field_passes_through_its_knots():

@@ -8,23 +8,28 @@ from deepmir.physics.arrays import Array, along_axis, as_like, complex_of, names
 
 
 def shim_field(field_ppm: Array, where: Array, *, every: int = 3) -> Array:
-    """Second-order field that shimming takes off: the polynomial that fits best inside a mask.
+    """Field of shim coils that takes the most off inside a mask: all orders up to the second.
+
+    Coils lie outside the head, so what they make has no sources there: second orders are xy, yz,
+    zx, x² − y² and 2z² − x² − y², of Laplacian 0. A polynomial with all squares free has a source
+    everywhere, which no background removal could tell from susceptibility.
 
     Parameters
     ----------
     field_ppm : (I, J, K) array
+        On voxels as long along one axis as along the others.
     where : (I, J, K) bool array
         What is shimmed, as a rule the brain.
     every : int
         Only every so-manieth voxel along each axis is fitted.
     """
     xp = namespace(field_ppm)
-    axes = [
-        along_axis(as_like((np.arange(n) - n / 2) / (n / 2), field_ppm), axis)
+    half = max(field_ppm.shape) / 2
+    x, y, z = (
+        along_axis(as_like((np.arange(n) - n / 2) / half, field_ppm), axis)
         for axis, n in enumerate(field_ppm.shape)
-    ]
-    terms = [xp.ones_like(axes[0]), *axes]
-    terms += [axes[a] * axes[b] for a in range(3) for b in range(a, 3)]
+    )
+    terms = [xp.ones_like(x), x, y, z, x * y, y * z, z * x, x**2 - y**2, 2 * z**2 - x**2 - y**2]
     thin = (slice(None, None, every),) * 3
     chosen = xp.astype(where[thin], real_dtype(field_ppm))
     columns = [
