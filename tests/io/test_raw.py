@@ -115,8 +115,14 @@ def test_the_place_of_what_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match=r"for all persons into echo-1_MEGRE\.json at the top"):
         resolve_physics(scan, 3)
     said = RawScan(magnitude=scan.magnitude, phase=scan.phase, echo_times_s=(0.01, 0.02, 0.03))
-    with pytest.raises(InputError, match=r"for all persons into MEGRE\.json at the top"):
+    with pytest.raises(InputError, match=r"Strength.*into echo-1_MEGRE\.json at the top"):
         resolve_physics(said, 3)
+
+
+def test_a_single_echo_has_its_place_too(tmp_path):
+    names = [f"sub-01_part-{part}_T2starw.nii" for part in ("mag", "phase")]
+    with pytest.raises(InputError, match=r"for all persons into T2starw\.json at the top"):
+        resolve_physics(find_raw_scan(make(tmp_path, names), "01"), 1)
 
 
 def test_an_option_goes_over_a_wrong_sidecar(scan):

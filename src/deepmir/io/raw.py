@@ -223,7 +223,7 @@ def _place(key: str, image: Path) -> str:
     if not sidecar.startswith("sub-"):
         return place
     echo, suffix = _ECHO.search(sidecar), sidecar.split("_")[-1]
-    general = f"echo-{echo.group(1)}_{suffix}" if echo and key == "EchoTime" else suffix
+    general = f"echo-{echo.group(1)}_{suffix}" if echo else suffix
     return f"{place}, or for all persons into {general} at the top of the data set"
 
 
