@@ -52,6 +52,7 @@ METHODS: dict[str, ChimapSettings] = {
     "MEDI, V-SHARP once": chimap_settings(ReconstructConfig(refinements=0)),
     "MEDI, V-SHARP twice": chimap_settings(ReconstructConfig(refinements=1)),
     "MEDI, path": chimap_settings(ReconstructConfig(unwrap="path", refinements=0)),
+    "MEDI, V-SHARP thrice, path": chimap_settings(ReconstructConfig(unwrap="path")),
     "MEDI, PDF": chimap_settings(ReconstructConfig(background="pdf", refinements=0)),
     "MEDI, PDF, path": chimap_settings(
         ReconstructConfig(unwrap="path", background="pdf", refinements=0)

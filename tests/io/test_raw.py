@@ -90,10 +90,58 @@ def test_sidecars_tell_and_options_go_over_them(scan):
     assert physics.b0_direction == (1, 0, 0)
 
 
+def test_echo_times_and_field_strength_are_inherited(tmp_path):
+    scan = find_raw_scan(make(tmp_path, NAMES), "01")
+    for echo, time_s in ((1, 0.005), (2, 0.01), (10, 0.05)):
+        (tmp_path / f"echo-{echo}_MEGRE.json").write_text(json.dumps({"EchoTime": time_s}))
+    general = {"MagneticFieldStrength": 7, "B0_dir": [0, 1, 0]}
+    (tmp_path / "sub-01" / "sub-01_MEGRE.json").write_text(json.dumps(general))
+    physics = resolve_physics(scan, 3)
+    assert physics.echo_times_s == (0.005, 0.01, 0.05)
+    assert (physics.field_strength_t, physics.b0_direction) == (7.0, (0.0, 1.0, 0.0))
+
+
+def test_the_phase_tells_what_the_magnitude_does_not(tmp_path):
+    scan = find_raw_scan(make(tmp_path, NAMES[4:]), "01")
+    write_sidecar(scan, MagneticFieldStrength=3)
+    entries = {"EchoTime": 0.02, "MagneticFieldStrength": 7}
+    (tmp_path / "part-phase_MEGRE.json").write_text(json.dumps(entries))
+    physics = resolve_physics(scan, 1)
+    assert (physics.echo_times_s, physics.field_strength_t) == ((0.02,), 3.0)
+
+
+def test_the_place_of_what_is_missing_is_named(tmp_path):
+    scan = find_raw_scan(make(tmp_path, NAMES), "01")
+    with pytest.raises(InputError, match=r"for all persons into echo-1_MEGRE\.json at the top"):
+        resolve_physics(scan, 3)
+    said = RawScan(magnitude=scan.magnitude, phase=scan.phase, echo_times_s=(0.01, 0.02, 0.03))
+    with pytest.raises(InputError, match=r"Strength.*into echo-1_MEGRE\.json at the top"):
+        resolve_physics(said, 3)
+
+
+def test_a_single_echo_has_its_place_too(tmp_path):
+    names = [f"sub-01_part-{part}_T2starw.nii" for part in ("mag", "phase")]
+    with pytest.raises(InputError, match=r"for all persons into T2starw\.json at the top"):
+        resolve_physics(find_raw_scan(make(tmp_path, names), "01"), 1)
+
+
+def test_an_option_goes_over_a_wrong_sidecar(scan):
+    write_sidecar(scan, EchoTime="n/a", MagneticFieldStrength=None, B0_dir="up")
+    said = RawScan(
+        magnitude=scan.magnitude, phase=scan.phase, echo_times_s=(0.02,), field_strength_t=3,
+        b0_direction=(0, 0, 1),
+    )  # fmt: skip
+    assert resolve_physics(said, 1).echo_times_s == (0.02,)
+
+
 @pytest.mark.parametrize(
     ("entries", "n_echoes", "words"),
     [
         ({}, 1, "--echo-times"),
+        ({"EchoTime": "10 ms"}, 1, "wanted a number"),
+        ({"EchoTime": 0.01, "MagneticFieldStrength": "3T"}, 1, "wanted a number"),
+        ({"EchoTime": 0.01, "MagneticFieldStrength": [3, 3]}, 1, "wanted one number"),
+        ({"EchoTime": 0.01, "MagneticFieldStrength": 3, "B0_dir": "z"}, 1, "wanted a number"),
         ({"EchoTime": 0.01}, 1, "--field-strength"),
         ({"EchoTime": 10, "MagneticFieldStrength": 3}, 1, "milliseconds.*--echo-times 0.01"),
         ({"EchoTime": [0.02, 0.01], "MagneticFieldStrength": 3}, 2, "do not increase"),

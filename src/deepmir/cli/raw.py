@@ -54,7 +54,8 @@ EchoTimes = Annotated[
     str | None,
     typer.Option(
         metavar="SECONDS",
-        help="Echo times in seconds, such as 0.0075,0.015; else EchoTime of the sidecars.",
+        help="Echo times in seconds, such as 0.0075,0.015; else EchoTime of the JSON sidecars, "
+        "which may lie beside the image or in a folder of the BIDS data set above it.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -62,7 +63,7 @@ FieldStrength = Annotated[
     float | None,
     typer.Option(
         metavar="TESLA",
-        help="Field strength; else MagneticFieldStrength of the sidecars.",
+        help="Field strength; else MagneticFieldStrength of the sidecars, likewise.",
         rich_help_panel=_PANEL,
     ),
 ]

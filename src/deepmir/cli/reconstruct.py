@@ -46,9 +46,10 @@ def run(
     """Make SWI, minIP, QSM (Chimap) and R2* of one person's raw gradient echo.
 
     Give --mag and --phase (one file with all echoes, or one a file in their order), --real and
-    --imag, or --bids with --subject. Echo times and field strength come from the JSON sidecars
-    unless the options say them. Phase may be in radians or in the integers of Siemens, Philips
-    and GE. Methods are chosen by name in --config, table [reconstruct].
+    --imag, or --bids with --subject. Echo times and field strength come from the JSON sidecars,
+    inherited from folders above as BIDS says, unless the options say them. Phase may be in radians
+    or in the integers of Siemens, Philips and GE. Methods are chosen by name in --config, table
+    [reconstruct].
     """
     from deepmir.reconstruction.person import reconstruct_to_files
 

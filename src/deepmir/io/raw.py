@@ -1,21 +1,21 @@
 """Raw gradient-echo scans: which files, and the numbers that make sense of them.
 
 Echo times, field strength and the direction of B0 are physics that an image does not show: they
-come from the user, from the JSON sidecars (BIDS), or the scan is refused with the place where
-they go.
+come from the user, from the JSON sidecars (:mod:`deepmir.io.sidecars`), or the scan is refused with
+the place where they go.
 """
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 from deepmir.errors import InputError
 from deepmir.io.bids import check_subject, sidecar_path, subject_from_name
+from deepmir.io.sidecars import Entry, read_sidecars
 
 PhaseUnit = Literal["rad", "mrad", "0-4095", "±2048", "±4096", "full-range"]
 PhaseSign = Literal["auto", "positive", "negative"]
@@ -144,15 +144,19 @@ def find_raw_scan(folder: Path, subject: str, *, session: str | None = None) -> 
 def resolve_physics(scan: RawScan, n_echoes: int) -> ScanPhysics:
     """Complete what the user said by the sidecars, and check it.
 
+    The sidecars of the magnitude (or real part) are asked first, those of the phase for what
+    they do not say.
+
     Raises
     ------
     InputError
         If echo times or field strength are nowhere, of the wrong number, not increasing, or in
-        another unit.
+        another unit; or a sidecar cannot be read.
     """
-    sidecars = [_read_sidecar(path) for path in scan.parts[0]]
-    times = scan.echo_times_s or _echo_times(sidecars)
-    strength = scan.field_strength_t or _first(sidecars, "MagneticFieldStrength")
+    parts = [[read_sidecars(path) for path in part] for part in scan.parts]
+    times = scan.echo_times_s or next(filter(None, map(_echo_times, parts)), ())
+    sidecars = [*chain(*parts)]
+    strength = scan.field_strength_t or _field_strength(_first(sidecars, "MagneticFieldStrength"))
     direction = scan.b0_direction or _direction(_first(sidecars, "B0_dir"))
     name = scan.parts[0][0]
     check_echo_times(times, n_echoes, name)
@@ -174,7 +178,7 @@ def check_echo_times(times_s: Sequence[float], n_echoes: int, path: Path) -> Non
     if not times_s:
         raise InputError(
             f"the echo times of {path} are not known; pass --echo-times in seconds (such as "
-            f'0.0075,0.015), or write "EchoTime" into {sidecar_path(path).name}'
+            f"0.0075,0.015), or {_place('EchoTime', path)}"
         )
     shown = ", ".join(f"{time:g}" for time in times_s)
     if len(times_s) != n_echoes:
@@ -188,7 +192,7 @@ def check_echo_times(times_s: Sequence[float], n_echoes: int, path: Path) -> Non
         in_seconds = ",".join(f"{time / 1000:g}" for time in times_s)
         raise InputError(
             f"the echo times {shown} of {path} look like milliseconds; wanted seconds: "
-            f'--echo-times {in_seconds}, or correct "EchoTime" in the sidecar'
+            f'--echo-times {in_seconds}, or correct "EchoTime" in the sidecars'
         )
     if any(late <= early for early, late in pairwise(times_s)):
         raise InputError(
@@ -198,9 +202,7 @@ def check_echo_times(times_s: Sequence[float], n_echoes: int, path: Path) -> Non
 
 
 def _checked_strength(strength_t: float | None, path: Path) -> float:
-    where = (
-        f'pass --field-strength, or write "MagneticFieldStrength" into {sidecar_path(path).name}'
-    )
+    where = f"pass --field-strength, or {_place('MagneticFieldStrength', path)}"
     if strength_t is None:
         raise InputError(
             f"the field strength of {path} is not known; {where} (in tesla, such as 3)"
@@ -214,42 +216,45 @@ def _checked_strength(strength_t: float | None, path: Path) -> float:
     return float(strength_t)
 
 
-def _echo_times(sidecars: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+def _place(key: str, image: Path) -> str:
+    """Say where a value goes: the image's sidecar, and in a data set one that is for all."""
+    sidecar = sidecar_path(image).name
+    place = f'write "{key}" into {sidecar}'
+    if not sidecar.startswith("sub-"):
+        return place
+    echo, suffix = _ECHO.search(sidecar), sidecar.split("_")[-1]
+    general = f"echo-{echo.group(1)}_{suffix}" if echo else suffix
+    return f"{place}, or for all persons into {general} at the top of the data set"
+
+
+def _echo_times(sidecars: Sequence[dict[str, Entry]]) -> tuple[float, ...]:
     """Echo times that the sidecars tell; a file of several echoes has a list of them."""
-    times: list[float] = []
-    for sidecar in sidecars:
-        value = sidecar.get("EchoTime", [])
-        times += [float(time) for time in (value if isinstance(value, list) else [value])]
-    return tuple(times)
+    entries = (sidecar["EchoTime"] for sidecar in sidecars if "EchoTime" in sidecar)
+    return tuple(chain.from_iterable(entry.numbers() for entry in entries))
 
 
-def _first(sidecars: Sequence[dict[str, Any]], key: str) -> Any:  # noqa: ANN401 - JSON has any type
+def _first(sidecars: Sequence[dict[str, Entry]], key: str) -> Entry | None:
     return next((sidecar[key] for sidecar in sidecars if key in sidecar), None)
 
 
-def _direction(value: Sequence[float] | None) -> tuple[float, float, float] | None:
-    if value is None:
+def _field_strength(entry: Entry | None) -> float | None:
+    if entry is None:
         return None
-    if len(value) != 3:
+    numbers = entry.numbers()
+    if len(numbers) != 1:
+        raise InputError(f'"{entry.key}" in {entry.sidecar} is {entry.value}; wanted one number')
+    return numbers[0]
+
+
+def _direction(entry: Entry | None) -> tuple[float, float, float] | None:
+    if entry is None:
+        return None
+    numbers = entry.numbers()
+    if len(numbers) != 3:
         raise InputError(
-            f"B0_dir in a sidecar is {list(value)}; wanted three numbers along I, J, K"
+            f'"{entry.key}" in {entry.sidecar} is {entry.value}; wanted three numbers along I, J, K'
         )
-    return float(value[0]), float(value[1]), float(value[2])
-
-
-def _read_sidecar(image: Path) -> dict[str, Any]:
-    path = sidecar_path(image)
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot read the sidecar {path}: {error}; correct or remove it"
-        ) from error
-    if not isinstance(found, dict):
-        raise InputError(f"the sidecar {path} holds no JSON object; correct or remove it")
-    return cast(dict[str, Any], found)
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _echo_number(path: Path) -> tuple[int, str]:
