@@ -4,7 +4,9 @@
 
 FOLDER holds stored anatomies ``head_15.npz`` and ``head_16.npz`` (the test split). Persons are
 simulated once and kept, so the same scans serve every version of the network. Writes
-``detection.json`` and prints the table that docs/detection.md shows.
+``detection.json`` and prints the tables that docs/detection.md shows: over all, and sensitivity by
+what makes a finding easy or hard. A person's result is kept beside the checksum of the weights,
+so that a run that was stopped goes on.
 """
 
 import argparse
@@ -14,12 +16,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage, stats
 
 from deepmir.evaluation.detection import Score, evaluate_person, pool
 from deepmir.evaluation.tables import format_score
+from deepmir.io.atomic import write_text
 from deepmir.io.bids import SubjectOutputs, raw_scan
-from deepmir.io.nifti import read_label_map
+from deepmir.io.nifti import read_label_map, write_map
 from deepmir.labels import Finding
+from deepmir.lesions import label_instances
+from deepmir.model.weights import load_weights
 from deepmir.pipeline import segment
 from deepmir.simulation.cohort import TRUTH_FOLDER, person_label, simulate_cohort
 

@@ -28,6 +28,7 @@ class Visibility:
     swi_fall: float  # greatest share of signal lost
     peak_chi_ppm: float  # greatest change of the map, with its sign
     extent_mm3: float
+    voxel: tuple[int, int, int]  # of the scan, in the middle of the deposit
 
     @property
     def seen(self) -> bool:
@@ -117,7 +118,15 @@ def _extent(
         swi_fall=float(np.where(near, fall, 0).max()),
         peak_chi_ppm=peak,
         extent_mm3=float(extent.sum()) * voxel_volume_mm3,
+        voxel=_middle(effect),
     )
+
+
+def _middle(effect: DepositEffect) -> tuple[int, int, int]:
+    """Voxel that holds most of a deposit's substance."""
+    fullest = np.unravel_index(int(np.argmax(effect.fraction)), effect.fraction.shape)
+    i, j, k = (part.start + int(at) for part, at in zip(effect.block, fullest, strict=True))
+    return i, j, k
 
 
 def _joined(candidate: BoolMap, core: BoolMap) -> BoolMap:
