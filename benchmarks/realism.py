@@ -118,7 +118,6 @@ def protocol_like_real() -> Protocol:
         spacing_mm=SPACING_MM,
         detailed_people=True,
         k_space_share=0.9,
-        gibbs=True,
         chimap=ChimapSettings(method="closed-form", strength=0.01, erosion_mm=2.0),
     )
 

@@ -51,12 +51,11 @@ METHODS: dict[str, ChimapSettings] = {
     "closed form": chimap_settings(ReconstructConfig(inversion="closed-form", refinements=0)),
     "MEDI, V-SHARP once": chimap_settings(ReconstructConfig(refinements=0)),
     "MEDI, V-SHARP twice": chimap_settings(ReconstructConfig(refinements=1)),
-    "MEDI, path": chimap_settings(ReconstructConfig(unwrap="path", refinements=0)),
-    "MEDI, V-SHARP thrice, path": chimap_settings(ReconstructConfig(unwrap="path")),
-    "MEDI, PDF": chimap_settings(ReconstructConfig(background="pdf", refinements=0)),
-    "MEDI, PDF, path": chimap_settings(
-        ReconstructConfig(unwrap="path", background="pdf", refinements=0)
+    "MEDI, V-SHARP once, Laplacian": chimap_settings(
+        ReconstructConfig(unwrap="laplacian", refinements=0)
     ),
+    "MEDI, V-SHARP thrice, Laplacian": chimap_settings(ReconstructConfig(unwrap="laplacian")),
+    "MEDI, PDF": chimap_settings(ReconstructConfig(background="pdf", refinements=0)),
 }
 
 

@@ -36,7 +36,7 @@ class PreprocessConfig:
 class ReconstructConfig:
     """How SWI and Chimap are made of raw phase (docs/reconstruction.md compares the methods)."""
 
-    unwrap: Literal["laplacian", "path"] = "laplacian"
+    unwrap: Literal["laplacian", "path"] = "path"
     """`laplacian`: smooth and without errors of whole turns; `path`: exact, along the most
     reliable paths (as ROMEO, doi:10.1002/mrm.28563)."""
     background: Literal["vsharp", "pdf"] = "vsharp"
