@@ -203,6 +203,8 @@ def seen_findings(drawn: dict, found: np.ndarray, reference: np.ndarray) -> list
         finding, shown = FINDING_OF_KIND[Kind(deposit["kind"])], deposit["visibility"]
         if finding is None or shown is None or not (shown["seen_on_swi"] or shown["seen_on_qsm"]):
             continue
+        if "voxel" not in shown:
+            continue  # simulated by an earlier version, which did not keep it
         number = component_near(components[finding], tuple(shown["voxel"]))
         if number == 0:
             continue  # hidden by another finding that was drawn over it
