@@ -13,7 +13,9 @@ calibration was not fitted on: two halves serve each other. Never uses heads 15 
 
 import argparse
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -73,20 +75,18 @@ class Candidates:
 def main() -> None:
     """Predict, calibrate, choose, print."""
     options = read_options()
-    weights = load_weights(options.weights)
-    network = open_network(weights, "findings", SegmentConfig())
-    window = weights.manifest.inputs.findings_window
     names = list_cases(options.cases, VALIDATION_HEADS)
-    found: dict[str, dict[Finding, list[Candidates]]] = {}
-    for subset, present in SUBSETS.items():
-        found[subset] = {finding: [] for finding in Finding}
-        for name in names:
-            case = open_case(options.cases / name)
-            for finding, one in candidates_of(
-                predict(network, case, present, window), case
-            ).items():
-                found[subset][finding].append(one)
-        print(subset, "done", flush=True)
+    subsets = {name: SUBSETS[name] for name in options.subsets}
+    found: dict[str, dict[Finding, list[Candidates]]] = {
+        subset: {finding: [] for finding in Finding} for subset in subsets
+    }
+    jobs = [(options.cases / name, options.weights, subsets) for name in names]
+    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+        for name, of_case in zip(names, pool.map(candidates_of_job, jobs), strict=True):
+            for subset, of_subset in of_case.items():
+                for finding, one in of_subset.items():
+                    found[subset][finding].append(one)
+            print(name, "done", flush=True)
     calibration = {
         subset: {finding.name: fit_calibration(joined(rows), USUAL_PER_PERSON[finding])
                  for finding, rows in of_subset.items() if tells(subset, finding)}
@@ -96,7 +96,7 @@ def main() -> None:
     measured = [
         row_of(subset, finding, found[subset][finding], calibration[subset][finding.name],
                thresholds[finding])
-        for finding in Finding for subset in SUBSETS if tells(subset, finding)
+        for finding in Finding for subset in subsets if tells(subset, finding)
     ]  # fmt: skip
     print(as_table(measured))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -120,12 +120,30 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--subsets", nargs="+", choices=list(SUBSETS), default=list(SUBSETS))
     parser.add_argument("--picture", type=Path, help="FROC and reliability as a PNG")
     return parser.parse_args()
 
 
+Present = tuple[bool, bool, bool]
+CaseJob = tuple[Path, Path | None, dict[str, Present]]
+
+
+def candidates_of_job(job: CaseJob) -> dict[str, dict[Finding, Candidates]]:
+    """Candidates of one case with each subset of contrasts."""
+    folder, weights_folder, subsets = job
+    weights = load_weights(weights_folder)
+    network = open_network(weights, "findings", SegmentConfig(threads=1))
+    window, case = weights.manifest.inputs.findings_window, open_case(folder)
+    return {
+        subset: candidates_of(predict(network, case, present, window), case)
+        for subset, present in subsets.items()
+    }
+
+
 def predict(
-    network: Network, case: Case, present: tuple[bool, bool, bool], window: tuple[int, int, int]
+    network: Network, case: Case, present: Present, window: tuple[int, int, int]
 ) -> np.ndarray:
     """Probabilities (3, I, J, K) of one case with some of its contrasts."""
     brain = np.asarray(case.brain) > 0

@@ -42,10 +42,12 @@ class OpenVinoNetwork:
 
     def __init__(self, path: Path, *, threads: int) -> None:
         self._core = openvino.Core()
-        self._options: dict[str, str | int] = {
+        self._options: dict[str, str | int | bool] = {
             "INFERENCE_PRECISION_HINT": "f32",
             "EXECUTION_MODE_HINT": "ACCURACY",
             "NUM_STREAMS": 1,
+            # Pinned, every process of a cohort with one thread computes on the first core.
+            "ENABLE_CPU_PINNING": False,
         }
         if threads:
             self._options["INFERENCE_NUM_THREADS"] = threads
