@@ -321,15 +321,17 @@ def as_table(measured: list[Measured]) -> str:
 
 def draw(measured: list[Measured], path: Path) -> None:
     """Draw FROC curves above reliability diagrams, a column for each finding."""
+    names = list(SUBSETS)
     figure, axes = plt.subplots(2, len(Finding), figsize=(12, 7.5), layout="constrained")
     for column, finding in enumerate(Finding):
         for row in measured:
             if row.finding != finding.name:
                 continue
+            style = {"marker": "o", "label": row.subset, "color": f"C{names.index(row.subset)}"}
             limits = [float(limit) for limit in row.froc]
-            axes[0, column].plot(limits, list(row.froc.values()), marker="o", label=row.subset)
+            axes[0, column].plot(limits, list(row.froc.values()), **style)
             p, share, _ = zip(*row.reliability, strict=True) if row.reliability else ((), (), ())
-            axes[1, column].plot(p, share, marker="o", label=row.subset)
+            axes[1, column].plot(p, share, **style)
         axes[0, column].set(title=finding.name, xlabel="false findings a person", ylim=(0, 1))
         axes[1, column].plot([0, 1], [0, 1], color="0.6", linewidth=1)
         axes[1, column].set(xlabel="probability", xlim=(0, 1), ylim=(0, 1))
