@@ -201,7 +201,7 @@ def test_drawn_protocols_stay_within_what_scanners_do():
     rng = np.random.default_rng(0)
     for _ in range(60):
         protocol = sample_protocol(rng)
-        thickest = 3.2 if protocol.sequence == "3D" else 5.0
+        thickest = 3.3 if protocol.sequence == "3D" else 5.0
         assert 0.6 <= protocol.spacing_mm[0] <= 1.0
         assert protocol.spacing_mm[0] <= protocol.spacing_mm[2] <= thickest
         assert 0 <= protocol.swi.echo < len(protocol.echo_times_s) <= 8

@@ -135,7 +135,7 @@ class LateTask(TinyTask):
 
 
 def test_a_run_waits_for_its_data_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepmir.training.fit.WAIT_S", 0.001)
+    monkeypatch.setitem(fit.__globals__, "WAIT_S", 0.001)
     told = []
     fit(Job(LateTask(5), recipe(2)), tmp_path, options=RunOptions(), progress=told.append)
     assert told.count("step 1 waits: 3 of 4 cases are there") == 1
