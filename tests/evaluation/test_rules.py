@@ -281,6 +281,15 @@ def test_turning_both_maps_changes_no_count(pair, axes, flipped, name):
     assert (here.n_detected, here.n_false) == (there.n_detected, there.n_false)
 
 
+def test_of_equal_sums_the_one_with_more_pairs_is_taken_however_the_head_lies():
+    pair = np.random.default_rng(57).choice([0, 1], size=(2, 6, 5, 4), p=[0.8, 0.2])
+    here = evaluate_person(*pair, rule="microbleednet", affine=AFFINE).cmb
+    there = evaluate_person(
+        *(np.flip(side, 0) for side in pair), rule="microbleednet", affine=AFFINE
+    ).cmb
+    assert (here.n_detected, here.n_false) == (there.n_detected, there.n_false)
+
+
 @given(maps)
 @settings(deadline=None, max_examples=40)
 def test_the_most_pairs_are_never_fewer_than_greedy_ones(pair):

@@ -24,6 +24,7 @@ from deepmir.volume import BoolMap
 
 Pairs = tuple[tuple[int, int], ...]
 """(reference, prediction) instance numbers, sorted."""
+_MORE_PAIRS = 1e-7  # weight of a pair where sums are equal
 _Scores = npt.NDArray[np.float64]
 
 
@@ -259,8 +260,12 @@ def _most_pairs(scores: _Scores) -> _Chosen:
     return _best_sum(scores, bonus=2.0 * min(scores.shape) + 1.0)
 
 
-def _best_sum(scores: _Scores, *, bonus: float = 0.0) -> _Chosen:
-    """Choose the best pairs in sum; each pair weighs `bonus` times the whole range more."""
+def _best_sum(scores: _Scores, *, bonus: float = _MORE_PAIRS) -> _Chosen:
+    """Choose the best pairs in sum; each pair weighs `bonus` times the whole range more.
+
+    The least bonus settles equal sums for more pairs: else the order of the lesions, and so how
+    the head lay in the scanner, would decide.
+    """
     allowed = np.isfinite(scores)
     if not allowed.any():
         return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
