@@ -252,7 +252,7 @@ def _descend(time: FloatMap, starts: Voxels) -> list[Voxels]:
         [np.ones((len(lines), 1), dtype=bool), lines[:, 1:] != lines[:, :-1]], axis=1
     )
     at = np.array(np.unravel_index(lines, padded.shape)) - 1
-    unpadded = np.ravel_multi_index(tuple(np.maximum(at, 0)), time.shape)
+    unpadded = np.ravel_multi_index(tuple(at), time.shape)
     return [line[used] for line, used in zip(unpadded, kept, strict=True)]
 
 
@@ -270,7 +270,7 @@ def _joined_vessels(
         if len(taken):
             points = np.concatenate([points, places[path[taken[:1]]]])
             widths = np.append(widths, widths[-1:])
-        if len(points) < 2 or len(own) == 0:
+        if len(points) < 2:
             continue
         points = _smooth(points)
         places[own] = points[: len(own)]
