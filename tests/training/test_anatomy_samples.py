@@ -144,3 +144,10 @@ def test_a_head_without_a_brain_is_refused():
     empty = np.zeros((3, 3, 3), np.uint16)
     with pytest.raises(InputError, match="no brain"):
         fold_head("empty", empty, regions=empty, brain=empty > 0)
+
+
+def test_a_deep_sample_is_small_and_holds_the_basal_ganglia(head):
+    sampling = replace(CALM, deep_share=1.0)
+    sample = make_sample(head, np.random.default_rng(3), sampling)
+    assert sample.classes.shape == (64, 64, 64)
+    assert sample.inputs.shape == (6, 64, 64, 64)

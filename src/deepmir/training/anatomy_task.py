@@ -109,9 +109,7 @@ class AnatomyTask:
         for path in head_paths(self._folder, self._recipe.validation_heads):
             head = load_head(path)
             for number, subset in enumerate(_VALIDATION_SUBSETS):
-                sampling = replace(
-                    self._recipe.anatomy, subsets=((subset, 1.0),), deep_share=0.0
-                )
+                sampling = replace(self._recipe.anatomy, subsets=((subset, 1.0),), deep_share=0.0)
                 rng = np.random.default_rng([_VALIDATION_SEED, number])
                 made.append((subset, _as_batch(make_sample(head, rng, sampling))))
         return tuple(made)
