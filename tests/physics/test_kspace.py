@@ -29,6 +29,17 @@ def test_cropping_keeps_smooth_images_where_they_were():
     assert crop_k_space(fine, (2, 3, 2)) == pytest.approx(coarse, abs=1e-6)
 
 
+@pytest.mark.parametrize("kept", range(100, 132))
+def test_cropping_takes_the_right_lines_at_every_size(kept):
+    lines = np.arange(-((kept - 1) // 2), (kept + 1) // 2)
+    weights = np.random.default_rng(kept).standard_normal(len(lines))
+    fine, coarse = (
+        (np.exp(2j * np.pi * np.outer((np.arange(n) + 0.5) / n, lines)) @ weights)[:, None, None]
+        for n in (2 * kept, kept)
+    )
+    assert crop_k_space(fine, (2, 1, 1)) == pytest.approx(coarse, abs=1e-6)
+
+
 def test_cropping_rings_at_an_edge_and_averaging_does_not():
     edge = np.zeros((64, 4, 4), complex)
     edge[17:47] = 1

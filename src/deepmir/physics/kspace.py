@@ -45,7 +45,7 @@ def partial_fourier(signal: Array, *, share: float, axis: int) -> Array:
     if not 0.5 < share <= 1:
         raise GeometryError(f"partial Fourier needs a share above 0.5 and at most 1, got {share}")
     n = signal.shape[axis]
-    frequency = np.fft.fftfreq(n) * n
+    frequency = np.rint(np.fft.fftfreq(n) * n)
     acquired = as_like(frequency >= n / 2 - share * n, signal)
     return ifft3(fft3(signal, (axis,)) * along_axis(acquired, axis), (axis,))
 
@@ -96,7 +96,8 @@ def _crop_axis(fine: Array, factor: int, axis: int) -> Array:
             "every axis must be a multiple of its factor"
         )
     xp, kept = namespace(fine), n // factor
-    frequency = np.fft.fftfreq(kept) * kept
+    # n · fftfreq(n) is whole but for rounding, and 2.9999 would be cut down to line 2.
+    frequency = np.rint(np.fft.fftfreq(kept) * kept)
     index = xp.asarray(np.mod(frequency, n).astype(np.int64), device=fine.device)
     spectrum = xp.take(fft3(fine, (axis,)), index, axis=axis)
     # Voxel 0 has its centre between its sub-voxels, not on the first of them.
