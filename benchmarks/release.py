@@ -2,18 +2,25 @@
 
     python benchmarks/release.py --heads FOLDER --out work/release --minutes 9
 
-    data        anatomies, validation cases, training cases        (benchmarks/release_data.py)
+    anatomies   heads with regions and nuclei                      (benchmarks/release_data.py)
+    cases       training cases of heads 1 to 12
     anatomy     recipe release-anatomy, from the weights that the package holds
     findings    recipe release-findings-hard, likewise
     mined       what this network gets wrong on the training cases (mine_false_findings.py)
     second      recipe release-findings-hard once more, with those places
-    chosen      thresholds and calibration on heads 13 and 14      (choose_thresholds.py)
+    validation  cases of heads 13 and 14
+    chosen      thresholds and calibration on these                (choose_thresholds.py)
     weights     the folder to put in the package's place, if the other benchmarks say it is better
 
 Each stage has a folder of that name under OUT, and a file ``done`` in it when it is finished. On a
 machine that is lent for minutes, call it again and again and fetch OUT in between; a GPU is used
 where torch finds one. With ``--fresh 0.7`` the findings part takes that share of its patches from
-cases that are simulated while it trains, and the rest from those of the stage ``data``.
+cases that are simulated while it trains, and the rest from those of the stage ``cases``. Stages
+that need not wait for each other may run side by side, each by a call with ``--only``:
+
+    python benchmarks/release.py … --only anatomies
+    python benchmarks/release.py … --only anatomy --anatomy-recipe release-anatomy-gpu &
+    python benchmarks/release.py … --only cases findings --findings-recipe release-findings-gpu
 """
 
 import argparse
@@ -50,13 +57,13 @@ def main() -> int:
     """Go through the stages until all are done or the time is over."""
     options = read_options()
     deadline = time.monotonic() + 60 * options.minutes
-    for name, stage in STAGES.items():
+    for name in options.only or STAGES:
         folder = options.out / name
         if (folder / "done").exists():
             continue
         folder.mkdir(parents=True, exist_ok=True)
         print(f"==> {name}", flush=True)
-        if not stage(options, deadline):
+        if not STAGES[name](options, deadline):
             print(f"time is over in stage {name}; the same command goes on", flush=True)
             return 0
         (folder / "done").touch()
@@ -71,41 +78,64 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--heads", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=list(STAGES), help="these stages")
     parser.add_argument("--cases", type=int, default=96)
+    parser.add_argument("--first-case", type=int, default=0, help="number of the first of them")
     parser.add_argument("--minutes", type=float, default=1e6, help="of this call")
     parser.add_argument(
         "--fresh", type=float, default=0.0, help="share of the patches of cases simulated meanwhile"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--makers", type=int, default=0, help="processes that make batches")
     parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU")
+    parser.add_argument("--anatomy-recipe", default="release-anatomy")
+    parser.add_argument("--findings-recipe", default="release-findings-hard")
     parser.add_argument("--anatomy-steps", type=int, help="in place of the recipe's")
     parser.add_argument("--findings-steps", type=int, help="in place of the recipe's")
     return parser.parse_args()
 
 
-def make_data(options: argparse.Namespace, deadline: float) -> bool:
-    """Make anatomies and cases, some at a time, until the time is over."""
-    folder = options.out / "data"
-    paths = {}
+def make_anatomies(options: argparse.Namespace, deadline: float) -> bool:
+    """Make the anatomies, one by one, until the time is over."""
     for number in (*TRAIN_HEADS, *VALIDATION_HEADS):
         if time.monotonic() > deadline:
             return False
-        paths[number] = finished_anatomy(options.heads, folder / "anatomies", number)
-    wanted = [
-        (VALIDATION_HEADS, FIRST_VALIDATION, N_VALIDATION, VALIDATION_SEED),
-        (TRAIN_HEADS, 0, options.cases, TRAIN_SEED),
-    ]
-    for heads, first, count, seed in wanted:
-        for start in range(first, first + count, options.workers):
-            if time.monotonic() > deadline - LAST_MINUTE_S:
-                return False
-            write_cases(
-                [paths[number] for number in heads],
-                folder / "cases",
-                numbers=range(start, min(start + options.workers, first + count)),
-                seed=seed,
-                workers=options.workers,
-            )
+        anatomy_of(options, number)
+    return True
+
+
+def anatomy_of(options: argparse.Namespace, number: int) -> Path:
+    """Anatomy of a head; made where it is not there yet."""
+    return finished_anatomy(options.heads, options.out / "data" / "anatomies", number)
+
+
+def make_cases(options: argparse.Namespace, deadline: float) -> bool:
+    """Make the training cases, some at a time, until the time is over."""
+    numbers = range(options.first_case, options.first_case + options.cases)
+    return simulate(options, deadline, heads=TRAIN_HEADS, numbers=numbers, seed=TRAIN_SEED)
+
+
+def make_validation(options: argparse.Namespace, deadline: float) -> bool:
+    """Make the validation cases likewise."""
+    numbers = range(FIRST_VALIDATION, FIRST_VALIDATION + N_VALIDATION)
+    return simulate(
+        options, deadline, heads=VALIDATION_HEADS, numbers=numbers, seed=VALIDATION_SEED
+    )
+
+
+def simulate(
+    options: argparse.Namespace, deadline: float, *, heads: range, numbers: range, seed: int
+) -> bool:
+    """Simulate cases of some heads; says whether all are there."""
+    anatomies = [anatomy_of(options, head) for head in heads]
+    for start in range(0, len(numbers), options.workers):
+        if time.monotonic() > deadline - LAST_MINUTE_S:
+            return False
+        some = numbers[start : start + options.workers]
+        write_cases(
+            anatomies, options.out / "data" / "cases", numbers=some, seed=seed,
+            workers=options.workers,
+        )  # fmt: skip
     return True
 
 
@@ -128,6 +158,7 @@ def run_training(
             steps=options.anatomy_steps if is_anatomy else options.findings_steps,
             threads=options.threads,
             workers=options.workers,
+            makers=options.makers,
         ),
         progress=lambda line: print(line, flush=True),
     )
@@ -136,14 +167,14 @@ def run_training(
 
 def train_anatomy(options: argparse.Namespace, deadline: float) -> bool:
     """Train the coarse part."""
-    return run_training(options, deadline, name="anatomy", recipe="release-anatomy", init=RELEASED)
+    recipe = options.anatomy_recipe
+    return run_training(options, deadline, name="anatomy", recipe=recipe, init=RELEASED)
 
 
 def train_findings(options: argparse.Namespace, deadline: float) -> bool:
     """Train the fine part."""
-    return run_training(
-        options, deadline, name="findings", recipe="release-findings-hard", init=RELEASED
-    )
+    recipe = options.findings_recipe
+    return run_training(options, deadline, name="findings", recipe=recipe, init=RELEASED)
 
 
 def mine(options: argparse.Namespace, deadline: float) -> bool:
@@ -157,10 +188,8 @@ def mine(options: argparse.Namespace, deadline: float) -> bool:
 
 def train_second(options: argparse.Namespace, deadline: float) -> bool:
     """Train the fine part once more, from the first look's weights."""
-    first = options.out / "mined"
-    return run_training(
-        options, deadline, name="second", recipe="release-findings-hard", init=first
-    )
+    first, recipe = options.out / "mined", options.findings_recipe
+    return run_training(options, deadline, name="second", recipe=recipe, init=first)
 
 
 def choose(options: argparse.Namespace, deadline: float) -> bool:
@@ -206,11 +235,13 @@ def call(
 
 
 STAGES: dict[str, Callable[[argparse.Namespace, float], bool]] = {
-    "data": make_data,
+    "anatomies": make_anatomies,
+    "cases": make_cases,
     "anatomy": train_anatomy,
     "findings": train_findings,
     "mined": mine,
     "second": train_second,
+    "validation": make_validation,
     "chosen": choose,
     "weights": release,
 }

@@ -33,8 +33,8 @@ learning_rate = 0.1
 
 def test_these_recipes_come_along():
     assert set(recipe_names()) >= {
-        "fine-tune", "paper-multi", "paper-single", "release-anatomy", "release-findings",
-        "release-findings-hard",
+        "fine-tune", "paper-multi", "paper-single", "release-anatomy", "release-anatomy-gpu",
+        "release-findings", "release-findings-gpu", "release-findings-hard",
     }  # fmt: skip
 
 
@@ -113,6 +113,8 @@ def test_inputs_and_findings_of_a_recipe_of_slices_can_be_others():
         ("release-anatomy", "anatomy", (32, 32, 32), (6, 19)),
         ("release-findings", "findings", (8, 8, 4), (8, 4)),
         ("release-findings-hard", "findings", (8, 8, 4), (8, 4)),
+        ("release-anatomy-gpu", "anatomy", (32, 32, 32), (6, 19)),
+        ("release-findings-gpu", "findings", (8, 8, 4), (8, 4)),
     ],
 )
 def test_the_released_recipes_fit_the_contracts(name, part, multiple, channels):

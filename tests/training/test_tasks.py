@@ -44,10 +44,10 @@ ANATOMY = Recipe(
 )
 
 
-def open_task(cases, out):
+def open_task(cases, out, *, makers=1):
     opener = Opener(FINDINGS, out, Simulators())
     sources = Mixture(opener.training(cases, name="case"))
-    return FindingsTask(FINDINGS, sources, opener.validation(cases))
+    return FindingsTask(FINDINGS, sources, opener.validation(cases), makers=makers)
 
 
 @pytest.fixture
@@ -63,6 +63,15 @@ def test_a_step_always_gives_the_same_batch(findings_task, cases, tmp_path):
     assert torch.equal(other.batch(3).inputs, first[3].inputs)
     assert torch.equal(findings_task.batch(1).targets[0], first[1].targets[0])
     assert not torch.equal(first[0].inputs, first[1].inputs)
+    other.close()
+
+
+def test_several_processes_make_the_batches_of_one(findings_task, cases, tmp_path):
+    other = open_task(cases, tmp_path / "other", makers=2)
+    for step in range(3):
+        one, two = findings_task.batch(step), other.batch(step)
+        assert torch.equal(one.inputs, two.inputs)
+        assert torch.equal(one.targets[0], two.targets[0])
     other.close()
 
 
@@ -113,6 +122,23 @@ def test_heads_are_found_by_number(anatomies):
     assert [path.name for path in head_paths(anatomies, (1, 2, 3))] == ["head_01.npz"]
     with pytest.raises(InputError, match=r"head_07\.npz"):
         head_paths(anatomies, (7,))
+
+
+def test_several_processes_make_the_heads_of_one(anatomies):
+    one, two = (AnatomyTask(ANATOMY, anatomies, workers=count) for count in (1, 2))
+    for step in range(3):
+        assert torch.equal(one.batch(step).inputs, two.batch(step).inputs)
+    one.close()
+    two.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
+def test_a_gpu_draws_the_same_head_with_other_noise(anatomies):
+    here, there = (AnatomyTask(ANATOMY, anatomies, device=device) for device in ("cpu", "cuda"))
+    for one, two in zip(here.batch(3).targets, there.batch(3).targets, strict=True):
+        assert (one == two).double().mean() > 0.999
+    here.close()
+    there.close()
 
 
 def test_an_anatomy_step_gives_its_batch_in_any_process(anatomies):

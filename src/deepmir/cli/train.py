@@ -117,6 +117,13 @@ def run(
             help="Processes that simulate cases while training; 0: half as many as CPU cores.",
         ),
     ] = 0,
+    makers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Processes that make batches; 0: one, beside a GPU a quarter of the CPU cores.",
+        ),
+    ] = 0,
     device: options.Device = None,
     devices: Annotated[
         int,
@@ -152,6 +159,7 @@ def run(
         resume=resume,
         threads=threads,
         workers=workers,
+        makers=makers,
         device=device or "auto",
         devices=devices,
     )

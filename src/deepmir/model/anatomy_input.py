@@ -5,11 +5,13 @@ contrast is there. Output: 18 classes (outside, the 16 regions in table order, b
 a region) and the logit of "right side".
 """
 
+import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
 from deepmir.labels import REGIONS, RIGHT_OFFSET
-from deepmir.volume import BoolMap, FloatMap
+from deepmir.physics.arrays import Array, namespace
+from deepmir.volume import BoolMap
 
 SPACING_MM = 2.0
 N_CLASSES = len(REGIONS) + 2
@@ -20,13 +22,16 @@ CHI_UNIT_PPM = 0.2
 """Susceptibility that becomes 1 in the Chimap channel."""
 
 
-def scale_anatomy_inputs(
-    t2w: FloatMap | None, swi: FloatMap | None, chi_ppm: FloatMap | None
-) -> FloatMap:
-    """Scale the contrasts and stack them with their presence planes: (6, I, J, K).
+def scale_anatomy_inputs(t2w: Array | None, swi: Array | None, chi_ppm: Array | None) -> Array:
+    """Scale the contrasts and stack them with their presence planes: (6, I, J, K) float32.
 
     T2w and swi: the 1st and 99th percentile of the voxels that are not zero become 0 and 1,
     clipped to 0 to 1.5; voxels of zero or no number stay zero. Chimap: ppm / 0.2, clipped to ±2.
+
+    Parameters
+    ----------
+    t2w, swi, chi_ppm : (I, J, K) array, optional
+        NumPy arrays, or torch tensors of one device; so is the result.
 
     Raises
     ------
@@ -36,24 +41,41 @@ def scale_anatomy_inputs(
     given = [channel for channel in (t2w, swi, chi_ppm) if channel is not None]
     if not given or len({channel.shape for channel in given}) != 1:
         raise ValueError(f"wanted one to three arrays of one shape, got {[c.shape for c in given]}")
-    stack = np.zeros((6, *given[0].shape), dtype=np.float32)
+    xp, device = namespace(given[0]), array_api_compat.device(given[0])
+    stack = xp.zeros((6, *given[0].shape), dtype=xp.float32, device=device)
     if t2w is not None:
-        stack[0], stack[3] = _percentile_scaled(t2w), 1
+        stack[0, ...], stack[3, ...] = _percentile_scaled(t2w), 1
     if swi is not None:
-        stack[1], stack[4] = _percentile_scaled(swi), 1
+        stack[1, ...], stack[4, ...] = _percentile_scaled(swi), 1
     if chi_ppm is not None:
-        stack[2], stack[5] = np.clip(np.nan_to_num(chi_ppm, copy=True) / CHI_UNIT_PPM, -2, 2), 1
+        finite = xp.where(xp.isfinite(chi_ppm), chi_ppm, 0.0)
+        stack[2, ...], stack[5, ...] = xp.clip(finite / CHI_UNIT_PPM, -2, 2), 1
     return stack
 
 
-def _percentile_scaled(image: FloatMap) -> FloatMap:
-    inside = np.isfinite(image) & (image != 0)
-    if not inside.any():
-        return np.zeros_like(image, dtype=np.float32)
-    low, high = np.percentile(image[inside], (1, 99))
-    scale = 1 / max(float(high - low), 1e-6)
-    scaled = np.clip((np.where(inside, image, low) - low) * scale, 0, 1.5)
-    return np.asarray(scaled, dtype=np.float32)
+def _percentile_scaled(image: Array) -> Array:
+    xp = namespace(image)
+    inside = xp.isfinite(image) & (image != 0)
+    values = image[inside]
+    if values.shape[0] == 0:
+        return xp.zeros_like(image)
+    low, high = _percentiles(values)
+    scale = 1 / max(high - low, 1e-6)
+    return xp.clip((xp.where(inside, image, low) - low) * scale, 0, 1.5)
+
+
+def _percentiles(values: Array) -> tuple[float, float]:
+    """1st and 99th percentile, between neighbours linearly."""
+    if array_api_compat.is_numpy_array(values):
+        low, high = np.percentile(values, (1, 99))
+        return float(low), float(high)
+    ordered, last = namespace(values).sort(values), values.shape[0] - 1
+    ends = []
+    for share in (0.01, 0.99):
+        below, part = int(share * last), share * last % 1
+        here, there = float(ordered[below]), float(ordered[min(below + 1, last)])
+        ends.append(here + part * (there - here))
+    return ends[0], ends[1]
 
 
 def class_of_regions(regions: npt.NDArray[np.integer], brain: BoolMap) -> npt.NDArray[np.uint8]:

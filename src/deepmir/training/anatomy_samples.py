@@ -6,17 +6,25 @@
 70 % of the magnitude contrasts follow the signal equations, 30 % give every tissue a random
 grey value (SynthSeg, doi:10.1016/j.media.2023.102789). The Chimap is always reconstructed: a
 dipole field, then a truncated or regularised inversion inside an imperfect brain mask.
+
+All maps are torch tensors on the device of the head that they are made from, CPU or GPU. What is
+drawn once a sample comes from NumPy's generator, the same on every device; what is drawn once a
+voxel comes from a generator of the device that is seeded by it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 from scipy import fft
+from torch import Tensor
+from torch.nn import functional
 
 from deepmir.errors import InputError
 from deepmir.labels import BASAL_GANGLIA_BASES, REGION_BY_BASE, REGIONS, RIGHT_OFFSET
@@ -33,7 +41,6 @@ from deepmir.volume import BoolMap, FloatMap
 
 Shape = tuple[int, int, int]
 Present = tuple[bool, bool, bool]
-CodeMap = npt.NDArray[np.uint16]
 
 AIR_CODE = 0
 """Code of air and of what lies outside a head's array: label 0, no brain."""
@@ -78,14 +85,25 @@ class Head:
     """A label map folded into one small code per kind of voxel."""
 
     name: str
-    codes: CodeMap  # (I, J, K), 1 mm
+    codes: Tensor  # (I, J, K) int16, 1 mm
     labels: npt.NDArray[np.uint16]  # (n_codes,) anatomical number
-    classes: npt.NDArray[np.uint8]  # (n_codes,) class of the anatomy part
-    right: BoolMap  # (n_codes,)
-    paired: BoolMap  # (n_codes,)
-    brain: BoolMap  # (n_codes,)
+    classes: Tensor  # (n_codes,) uint8, class of the anatomy part
+    right: Tensor  # (n_codes,) bool
+    paired: Tensor  # (n_codes,) bool
+    brain: Tensor  # (n_codes,) bool
     centre: npt.NDArray[np.float64]  # (3,) voxel in the middle of the brain
     extent_mm: npt.NDArray[np.float64]  # (3,) size of the brain's box
+
+    def to(self, device: torch.device) -> "Head":
+        """Return the same head on a device; its samples are made there."""
+        return replace(
+            self,
+            codes=self.codes.to(device),
+            classes=self.classes.to(device),
+            right=self.right.to(device),
+            paired=self.paired.to(device),
+            brain=self.brain.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,20 +121,27 @@ class View:
 class AnatomySample:
     """One training sample."""
 
-    inputs: FloatMap  # (6, I, J, K)
-    classes: npt.NDArray[np.uint8]  # (I, J, K)
-    right: BoolMap  # (I, J, K)
-    paired: BoolMap  # (I, J, K)
+    inputs: Tensor  # (6, I, J, K) float32
+    classes: Tensor  # (I, J, K) uint8
+    right: Tensor  # (I, J, K) bool
+    paired: Tensor  # (I, J, K) bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scene:
     """A view of one head filled with one person's tissue values."""
 
-    labels: npt.NDArray[np.uint16]
-    brain: BoolMap
+    codes: Tensor
+    labels: npt.NDArray[np.uint16]  # (n_codes,)
+    brain: Tensor
     values: TissueValues
-    veins: FloatMap  # share of a voxel that is vein, 0 to 1
+    veins: Tensor  # share of a voxel that is vein, 0 to 1
+
+    def painted(self, per_label: npt.NDArray[np.floating]) -> Tensor:
+        """Map (I, J, K) of a property that is given per label; unknown labels are soft tissue."""
+        known = np.where(self.labels < len(per_label), self.labels, 507)
+        table = np.asarray(per_label, dtype=np.float32)[known]
+        return torch.from_numpy(table).to(self.codes.device)[self.codes]
 
 
 # ---- heads -------------------------------------------------------------------------------
@@ -160,19 +185,19 @@ def fold_head(
     keys = (labels.astype(np.int64) * 512 + regions.astype(np.int64) * 2 + brain).ravel()
     present = np.bincount(keys) > 0
     present[0] = True  # air comes first
-    codes = (np.cumsum(present) - 1).astype(np.uint16)[keys].reshape(labels.shape)
+    codes = (np.cumsum(present) - 1).astype(np.int16)[keys].reshape(labels.shape)
     table = np.flatnonzero(present)
     code_regions, code_brain = table % 512 // 2, table % 2 == 1
     box = [np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     low, high = np.array([b[0] for b in box]), np.array([b[-1] for b in box])
     return Head(
         name=name,
-        codes=codes,
+        codes=torch.from_numpy(codes),
         labels=(table // 512).astype(np.uint16),
-        classes=class_of_regions(code_regions, code_brain),
-        right=code_regions >= RIGHT_OFFSET,
-        paired=np.array([_is_paired(int(number)) for number in code_regions]),
-        brain=code_brain,
+        classes=torch.from_numpy(class_of_regions(code_regions, code_brain)),
+        right=torch.from_numpy(code_regions >= RIGHT_OFFSET),
+        paired=torch.tensor([_is_paired(int(number)) for number in code_regions]),
+        brain=torch.from_numpy(code_brain),
         centre=(low + high) / 2,
         extent_mm=(high - low + 1).astype(np.float64),
     )
@@ -247,29 +272,30 @@ def _rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return matrix
 
 
-def codes_in_view(head: Head, view: View) -> CodeMap:
-    """Codes on the view's 2 mm grid, nearest neighbour; air where the head's array ends."""
-    axes = [(np.arange(n) - (n - 1) / 2) * SPACING_MM for n in view.shape]
-    index = np.zeros(view.shape, dtype=np.int64)
-    inside = np.ones(view.shape, dtype=bool)
-    for row in range(3):
-        steps = [(view.matrix[row, a] * axes[a]).astype(np.float32) for a in range(3)]
+def codes_in_view(head: Head, view: View) -> Tensor:
+    """Codes (int32) on the view's 2 mm grid, nearest neighbour; air where the head's array ends."""
+    device = head.codes.device
+    axes = [(torch.arange(n, device=device) - (n - 1) / 2) * SPACING_MM for n in view.shape]
+    index = torch.zeros(view.shape, dtype=torch.int64, device=device)
+    inside = torch.ones(view.shape, dtype=torch.bool, device=device)
+    for row, length in enumerate(head.codes.shape):
+        steps = [float(view.matrix[row, a]) * axes[a] for a in range(3)]
         at = steps[0][:, None, None] + steps[1][None, :, None] + steps[2][None, None, :]
-        at += np.float32(view.centre[row]) + _spread(view.displacement_mm[row], view.shape)
-        nearest = np.rint(at).astype(np.int64)
-        length = head.codes.shape[row]
+        at = at + float(view.centre[row])
+        at += _spread(torch.from_numpy(view.displacement_mm[row]).to(device), view.shape)
+        nearest = at.round().long()
         inside &= (nearest >= 0) & (nearest < length)
-        index = index * length + np.clip(nearest, 0, length - 1)
-    return np.where(inside, head.codes.reshape(-1)[index], np.uint16(AIR_CODE))
+        index = index * length + nearest.clamp(0, length - 1)
+    return torch.where(inside, head.codes.flatten()[index], AIR_CODE).int()
 
 
-def _spread(control: npt.NDArray[np.float32], shape: Shape) -> FloatMap:
+def _spread(control: Tensor, shape: Shape) -> Tensor:
     """Cubic B-spline through a small grid of control values, spread over `shape`."""
     out = control
     for length in shape:  # each pass consumes the first axis and appends the long one
-        weights = _spline_weights(length, out.shape[0])
-        out = np.tensordot(out, weights, axes=(0, 1))
-    return np.ascontiguousarray(out, dtype=np.float32)
+        weights = torch.from_numpy(_spline_weights(length, out.shape[0])).to(out.device)
+        out = torch.tensordot(out, weights, dims=([0], [1]))
+    return out
 
 
 def _spline_weights(length: int, n_control: int) -> npt.NDArray[np.float32]:
@@ -282,20 +308,29 @@ def _spline_weights(length: int, n_control: int) -> npt.NDArray[np.float32]:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def smooth_field(rng: np.random.Generator, shape: Shape, *, n_control: int) -> FloatMap:
+def smooth_field(rng: np.random.Generator, like: Tensor, *, n_control: int) -> Tensor:
     """Smooth random field of about unit size: `n_control` random values along each axis."""
-    return _spread(rng.standard_normal((n_control,) * 3, dtype=np.float32) * 1.5, shape)
+    control = rng.standard_normal((n_control,) * 3, dtype=np.float32) * np.float32(1.5)
+    i, j, k = like.shape
+    return _spread(torch.from_numpy(control).to(like.device), (i, j, k))
 
 
-def blur(image: FloatMap, weight: float, axes: tuple[int, ...] = (0, 1, 2)) -> FloatMap:
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Draw standard normal numbers on the device."""
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+    return torch.randn(shape, generator=generator, device=device)
+
+
+def blur(image: Tensor, weight: float, axes: tuple[int, ...] = (0, 1, 2)) -> Tensor:
     """Average every voxel with its two neighbours along each axis: w, 1 - 2w, w."""
     out = image
     for axis in axes:
-        padded = np.concatenate([out.take([0], axis), out, out.take([-1], axis)], axis)
-        near = np.moveaxis(padded, axis, 0)
-        mixed = (1 - 2 * weight) * near[1:-1] + weight * (near[:-2] + near[2:])
-        out = np.moveaxis(mixed, 0, axis)
-    return np.ascontiguousarray(out, dtype=np.float32)
+        n = out.shape[axis]
+        ends = out.narrow(axis, 0, 1), out.narrow(axis, n - 1, 1)
+        padded = torch.cat([ends[0], out, ends[1]], dim=axis)
+        beside = padded.narrow(axis, 0, n) + padded.narrow(axis, 2, n)
+        out = (1 - 2 * weight) * out + weight * beside
+    return out
 
 
 # ---- contrasts ----------------------------------------------------------------------------
@@ -311,11 +346,6 @@ def _groups() -> npt.NDArray[np.intp]:
 
 
 _GROUP_OF_LABEL = _groups()
-
-
-def _lookup(labels: npt.NDArray[np.uint16], per_label: npt.NDArray[np.floating]) -> FloatMap:
-    known = np.where(labels < len(per_label), labels, 507)
-    return np.asarray(per_label, dtype=np.float32)[known]
 
 
 def _random_grey(rng: np.random.Generator) -> FloatMap:
@@ -341,116 +371,114 @@ def gre_signal(values: TissueValues, *, tr_s: float, te_s: float, flip_deg: floa
     )
 
 
-def _t2w(scene: _Scene, rng: np.random.Generator, *, random_grey: bool) -> FloatMap:
+def _t2w(scene: _Scene, rng: np.random.Generator, *, random_grey: bool) -> Tensor:
     tr_s, te_s = rng.uniform(2.5, 7), rng.uniform(0.07, 0.13)
     physics = t2w_signal(scene.values, tr_s=tr_s, te_s=te_s)
     per_label = _random_grey(rng) if random_grey else physics / physics.max()
-    image = _lookup(scene.labels, per_label)
+    image = scene.painted(per_label)
     return _acquire(image * (1 - 0.5 * rng.random() * scene.veins), rng)
 
 
-def _swi(scene: _Scene, rng: np.random.Generator, *, random_grey: bool) -> FloatMap:
+def _swi(scene: _Scene, rng: np.random.Generator, *, random_grey: bool) -> Tensor:
     te_s, tr_s = rng.uniform(0.01, 0.04), rng.uniform(0.02, 0.055)
     physics = gre_signal(scene.values, tr_s=tr_s, te_s=te_s, flip_deg=rng.uniform(8, 20))
     per_label = _random_grey(rng) if random_grey else physics / physics.max()
     # The phase mask darkens what is paramagnetic beyond what R2* does.
     masked = 1 - rng.uniform(0, 3) * np.clip(scene.values.chi_ppm - 0.03, 0, 0.3)
     masked[0] = 1
-    image = _lookup(scene.labels, per_label * np.clip(masked, 0.1, 1))
+    image = scene.painted(per_label * np.clip(masked, 0.1, 1))
     image = image * (1 - rng.uniform(0.3, 1.0) * scene.veins)
     return _acquire(image * _dropout(scene.brain, rng), rng)
 
 
-def _dropout(brain: BoolMap, rng: np.random.Generator) -> FloatMap:
+def _dropout(brain: Tensor, rng: np.random.Generator) -> Tensor:
     """Signal left near the sinuses: dark blobs at the underside of the brain."""
-    left = np.ones(brain.shape, dtype=np.float32)
-    columns = np.argwhere(brain.any(axis=2))
-    grid = [np.arange(n, dtype=np.float32) for n in brain.shape]
+    left = torch.ones(brain.shape, device=brain.device)
+    from_top = torch.arange(brain.shape[2], 0, -1, device=brain.device)
+    lowest = torch.where(brain.any(dim=2), (brain * from_top).argmax(dim=2), -1).cpu().numpy()
+    columns = np.argwhere(lowest >= 0)
     for _ in range(int(rng.integers(0, 4))):
         i, j = columns[rng.integers(len(columns))]
-        k = int(np.argmax(brain[i, j]))
         width = rng.uniform(2, 6)
         parts = [
-            np.exp(-((g - c) ** 2) / (2 * width**2)) for g, c in zip(grid, (i, j, k), strict=True)
+            torch.exp(-((torch.arange(n, device=brain.device) - int(c)) ** 2) / (2 * width**2))
+            for n, c in zip(brain.shape, (i, j, lowest[i, j]), strict=True)
         ]
         left -= rng.uniform(0.5, 1.0) * (
             parts[0][:, None, None] * parts[1][None, :, None] * parts[2][None, None, :]
         )
-    return np.clip(left, 0, 1)
+    return left.clamp(0, 1)
 
 
-def _acquire(image: FloatMap, rng: np.random.Generator) -> FloatMap:
+def _acquire(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Texture, point spread, thick slices, receive bias and noise; air keeps its noise."""
-    shape: Shape = image.shape
-    texture = rng.standard_normal(shape, dtype=np.float32)
+    texture = _noise(rng, image.shape, image.device)
     image = blur(image * (1 + 0.04 * texture), rng.uniform(0.12, 0.28))
     if rng.random() < 0.4:
         axis = int(rng.choice(3, p=(0.15, 0.15, 0.7)))
         image = blur(image, rng.uniform(0.15, 0.33), (axis,))
-    image = image * np.exp(rng.uniform(0, 0.35) * smooth_field(rng, shape, n_control=5))
-    noise = rng.standard_normal(shape, dtype=np.float32)
-    return np.abs(image + np.float32(rng.uniform(0.002, 0.035)) * noise)
+    image = image * torch.exp(rng.uniform(0, 0.35) * smooth_field(rng, image, n_control=5))
+    level = rng.uniform(0.002, 0.035)
+    return (image + level * _noise(rng, image.shape, image.device)).abs()
 
 
-def _chimap(scene: _Scene, mask: BoolMap, rng: np.random.Generator) -> FloatMap:
+def _chimap(scene: _Scene, mask: Tensor, rng: np.random.Generator) -> Tensor:
     """Reconstructed χ in ppm, 0 outside `mask`."""
-    shape: Shape = mask.shape
-    chi = _lookup(scene.labels, scene.values.chi_ppm)
-    texture = blur(rng.standard_normal(shape, dtype=np.float32), 0.3)
+    texture = blur(_noise(rng, mask.shape, mask.device), 0.3)
     if rng.random() < 0.7:
         texture = blur(texture, 0.3)
-    texture *= np.float32(rng.uniform(0.005, 0.018) / max(float(texture.std()), 1e-6))
+    texture *= rng.uniform(0.005, 0.018) / max(float(texture.std()), 1e-6)
+    chi = scene.painted(scene.values.chi_ppm)
     chi = blur(chi * scene.brain, rng.uniform(0.08, 0.22)) + texture
-    chi = np.where(scene.brain, chi + rng.uniform(0.15, 0.4) * scene.veins, 0)
-    image = _invert(chi.astype(np.float32), rng)
-    image += rng.uniform(0, 0.012) * smooth_field(rng, shape, n_control=6)
-    if mask.any() and rng.random() < 0.5:
+    chi = torch.where(scene.brain, chi + rng.uniform(0.15, 0.4) * scene.veins, 0)
+    image = _invert(chi, rng)
+    image += rng.uniform(0, 0.012) * smooth_field(rng, mask, n_control=6)
+    if rng.random() < 0.5 and bool(mask.any()):
         image -= image[mask].mean()
-    image += np.float32(rng.uniform(-0.03, 0.03))
-    return np.where(mask, image, 0).astype(np.float32)
+    image += rng.uniform(-0.03, 0.03)
+    return torch.where(mask, image, 0)
 
 
-def _invert(chi_ppm: FloatMap, rng: np.random.Generator) -> FloatMap:
+def _invert(chi_ppm: Tensor, rng: np.random.Generator) -> Tensor:
     """Dipole field of χ with noise, brought back by a regularised inversion."""
     padded_i, padded_j, padded_k = (fft.next_fast_len(n + 8, real=True) for n in chi_ppm.shape)
     shape: Shape = (padded_i, padded_j, padded_k)
-    dipole = _dipole(shape, rng.uniform(-0.4, 0.4, 2))
-    noise = rng.standard_normal((2, *dipole.shape), dtype=np.float32)
-    spectrum = fft.rfftn(chi_ppm, s=shape, workers=1)
-    field = spectrum * dipole + rng.uniform(0.0005, 0.004) * np.sqrt(np.prod(shape) / 2) * (
-        noise[0] + 1j * noise[1]
-    )
+    dipole = _dipole(shape, rng.uniform(-0.4, 0.4, 2), chi_ppm.device)
+    noise = _noise(rng, (*dipole.shape, 2), chi_ppm.device)
+    spectrum = torch.fft.rfftn(chi_ppm, s=shape)
+    level = rng.uniform(0.0005, 0.004) * float(np.sqrt(np.prod(shape) / 2))
+    field = spectrum * dipole + level * torch.view_as_complex(noise)
     if rng.random() < 0.5:
         threshold = rng.uniform(0.1, 0.25)
-        inverse = 1 / np.where(
-            np.abs(dipole) < threshold, np.where(dipole < 0, -1, 1) * threshold, dipole
-        )
+        least = torch.where(dipole < 0, -threshold, threshold)
+        inverse = 1 / torch.where(dipole.abs() < threshold, least, dipole)
     else:
         inverse = dipole / (dipole**2 + rng.uniform(0.005, 0.03))
-    image = fft.irfftn((field * inverse).astype(np.complex64), s=shape, workers=1)
     i, j, k = chi_ppm.shape
-    return np.asarray(image[:i, :j, :k], dtype=np.float32)
+    image: Tensor = torch.fft.irfftn(field * inverse, s=shape)
+    return image[:i, :j, :k]
 
 
-def _dipole(shape: Shape, tilt: npt.NDArray[np.float64]) -> FloatMap:
+def _dipole(shape: Shape, tilt: npt.NDArray[np.float64], device: torch.device) -> Tensor:
     """Return the unit dipole kernel 1/3 - (k·b)²/k² for a main field tilted away from K."""
-    ki, kj = (np.fft.fftfreq(n).astype(np.float32) for n in shape[:2])
-    kk = np.fft.rfftfreq(shape[2]).astype(np.float32)
+    i = torch.fft.fftfreq(shape[0], device=device)[:, None, None]
+    j = torch.fft.fftfreq(shape[1], device=device)[None, :, None]
+    k = torch.fft.rfftfreq(shape[2], device=device)[None, None, :]
     b = np.array([tilt[0], tilt[1], 1.0]) / np.sqrt(1 + (tilt**2).sum())
-    i, j, k = ki[:, None, None], kj[None, :, None], kk[None, None, :]
-    along = np.float32(b[0]) * i + np.float32(b[1]) * j + np.float32(b[2]) * k
+    along = float(b[0]) * i + float(b[1]) * j + float(b[2]) * k
     square = i * i + j * j + k * k
     square[0, 0, 0] = 1
-    dipole = np.float32(1 / 3) - along * along / square
+    dipole: Tensor = 1 / 3 - along * along / square
     dipole[0, 0, 0] = 0
-    return np.asarray(dipole, dtype=np.float32)
+    return dipole
 
 
-def _veins(brain: BoolMap, rng: np.random.Generator) -> FloatMap:
+def _veins(brain: Tensor, rng: np.random.Generator) -> Tensor:
     """Share of vein per voxel: some dozens of curved lines and a few round dots."""
     n_lines, n_steps = int(rng.integers(10, 60)), 36
-    seeds = np.argwhere(brain[::2, ::2, ::2]) * 2
-    start = seeds[rng.integers(len(seeds), size=n_lines)][:, None].astype(np.float64)
+    seeds = torch.argwhere(brain[::2, ::2, ::2]) * 2
+    chosen = torch.from_numpy(rng.integers(len(seeds), size=n_lines)).to(brain.device)
+    start = seeds[chosen].cpu().numpy()[:, None].astype(np.float64)
     heading = rng.normal(size=(n_lines, 1, 3)) + 0.25 * np.cumsum(
         rng.normal(size=(n_lines, n_steps, 3)), axis=1
     )
@@ -458,24 +486,27 @@ def _veins(brain: BoolMap, rng: np.random.Generator) -> FloatMap:
     path = start + np.cumsum(heading, axis=1)
     length = rng.integers(1, n_steps, size=(n_lines, 1))
     kept = np.arange(n_steps)[None] < length
-    strength = np.broadcast_to(rng.uniform(0.15, 0.9, (n_lines, 1)), kept.shape)
-    at = np.rint(path[kept]).astype(int)
-    inside = ((at >= 0) & (at < brain.shape)).all(axis=1)
-    veins = np.zeros(brain.shape, dtype=np.float32)
-    veins[tuple(at[inside].T)] = strength[kept][inside]
-    return veins * brain
+    strength = np.broadcast_to(rng.uniform(0.15, 0.9, (n_lines, 1)), kept.shape)[kept]
+    at = np.rint(path[kept]).astype(np.int64)
+    inside = ((at >= 0) & (at < np.array(brain.shape))).all(axis=1)
+    flat = np.ravel_multi_index(tuple(at[inside].T), brain.shape)
+    veins = torch.zeros(brain.numel(), device=brain.device)
+    veins.scatter_reduce_(
+        0,
+        torch.from_numpy(flat).to(brain.device),
+        torch.from_numpy(strength[inside].astype(np.float32)).to(brain.device),
+        reduce="amax",
+    )
+    return veins.reshape(brain.shape) * brain
 
 
-def _imperfect_mask(
-    brain: BoolMap, rng: np.random.Generator, *, low: float, high: float
-) -> BoolMap:
+def _imperfect_mask(brain: Tensor, rng: np.random.Generator, *, low: float, high: float) -> Tensor:
     """Brain mask that eats in or stands off by a few mm, unevenly."""
-    shape: Shape = brain.shape
-    soft = brain.astype(np.float32)
+    soft = brain.float()
     for _ in range(3):
         soft = blur(soft, 0.3)
-    edge = rng.uniform(low, high) + 0.12 * smooth_field(rng, shape, n_control=10)
-    return np.asarray(soft > np.clip(edge, 0.02, 0.98))
+    edge = rng.uniform(low, high) + 0.12 * smooth_field(rng, soft, n_control=10)
+    return soft > edge.clamp(0.02, 0.98)
 
 
 # ---- one sample ------------------------------------------------------------------------------
@@ -495,14 +526,13 @@ def make_sample(head: Head, rng: np.random.Generator, sampling: AnatomySampling)
     return _pad(inputs, head.classes[codes], right=right, paired=paired)
 
 
-def _deep_box(
-    classes: npt.NDArray[np.uint8], rng: np.random.Generator
-) -> tuple[slice, slice, slice]:
+def _deep_box(classes: Tensor, rng: np.random.Generator) -> tuple[slice, slice, slice]:
     """Box of at most 128 mm around the basal ganglia; everything where the view has none."""
-    deep = np.argwhere(np.isin(classes, _DEEP_CLASSES))
+    deep = torch.argwhere(torch.isin(classes, classes.new_tensor(_DEEP_CLASSES)))
     if not len(deep):
         return slice(None), slice(None), slice(None)
-    middle = deep.mean(axis=0) + rng.uniform(-1, 1, 3) * _DEEP_SHIFT_VOXELS
+    middle = deep.double().mean(dim=0).cpu().numpy()
+    middle = middle + rng.uniform(-1, 1, 3) * _DEEP_SHIFT_VOXELS
     first = np.clip(np.rint(middle) - SMALLEST_VOXELS // 2, 0, None).astype(int)
     i, j, k = (slice(int(n), int(n) + SMALLEST_VOXELS) for n in first)
     return i, j, k
@@ -510,17 +540,18 @@ def _deep_box(
 
 def _contrasts(
     head: Head,
-    codes: CodeMap,
+    codes: Tensor,
     present: Present,
     *,
     rng: np.random.Generator,
     sampling: AnatomySampling,
-) -> FloatMap:
+) -> Tensor:
     brain = head.brain[codes]
-    if not brain.any():
-        brain = np.ones_like(brain)
+    if not bool(brain.any()):
+        brain = torch.ones_like(brain)
     scene = _Scene(
-        labels=head.labels[codes],
+        codes=codes,
+        labels=head.labels,
         brain=brain,
         values=_sample_values(rng),
         veins=_veins(brain, rng),
@@ -536,7 +567,7 @@ def _contrasts(
         chi = _chimap(scene, _imperfect_mask(brain, rng, low=0.3, high=0.95), rng)
     if t2w is not None and sum(present) > 1 and rng.random() < 0.1:
         t2w = _cut_end(t2w, rng)
-    return scale_anatomy_inputs(t2w, swi, chi)
+    return cast(Tensor, scale_anatomy_inputs(t2w, swi, chi))
 
 
 def _sample_values(rng: np.random.Generator) -> TissueValues:
@@ -551,28 +582,26 @@ def _sample_subset(rng: np.random.Generator, sampling: AnatomySampling) -> Prese
     return "T2w" in given, "swi" in given, "Chimap" in given
 
 
-def _cut_end(image: FloatMap, rng: np.random.Generator) -> FloatMap:
+def _cut_end(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Leave out up to a third of the slices at one end: a scan that covers less."""
-    lost = int(rng.uniform(0, 0.33) * image.shape[2])
-    kept = np.ones(image.shape[2], dtype=np.float32)
-    kept[slice(0, lost) if rng.random() < 0.5 else slice(image.shape[2] - lost, None)] = 0
+    n_slices = image.shape[2]
+    lost = int(rng.uniform(0, 0.33) * n_slices)
+    kept = torch.ones(n_slices, device=image.device)
+    kept[slice(0, lost) if rng.random() < 0.5 else slice(n_slices - lost, None)] = 0
     return image * kept
 
 
-def _pad(
-    inputs: FloatMap, classes: npt.NDArray[np.uint8], *, right: BoolMap, paired: BoolMap
-) -> AnatomySample:
+def _pad(inputs: Tensor, classes: Tensor, *, right: Tensor, paired: Tensor) -> AnatomySample:
     """Pad at the far ends as inference does; presence planes stay constant everywhere."""
     i, j, k = classes.shape
-    wanted = padded_shape((i, j, k))
-    i, j, k = (max(n, SMALLEST_VOXELS) for n in wanted)
-    wanted = (i, j, k)
-    ends = [(0, full - n) for full, n in zip(wanted, classes.shape, strict=True)]
-    padded = np.pad(inputs, [(0, 0), *ends])
+    missing = [max(n, SMALLEST_VOXELS) for n in padded_shape((i, j, k))]
+    missing = [full - n for full, n in zip(missing, (i, j, k), strict=True)]
+    ends = [0, missing[2], 0, missing[1], 0, missing[0]]  # torch names the last axis first
+    padded = functional.pad(inputs, ends)
     padded[3:] = inputs[3:, :1, :1, :1]
     return AnatomySample(
         inputs=padded,
-        classes=np.pad(classes, ends, constant_values=OUTSIDE_CLASS),
-        right=np.pad(right, ends),
-        paired=np.pad(paired & (classes != NO_REGION_CLASS), ends),
+        classes=functional.pad(classes, ends, value=OUTSIDE_CLASS),
+        right=functional.pad(right, ends),
+        paired=functional.pad(paired & (classes != NO_REGION_CLASS), ends),
     )

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +32,7 @@ from deepmir.training.recipes import Recipe
 _VALIDATION_SUBSETS = ("T2w+swi+Chimap", "swi+Chimap", "T2w", "Chimap")
 _VALIDATION_SEED = 20_000_000
 _heads: list[Head] = []  # of a worker process; filled once when it starts
+_Packed = tuple[npt.NDArray[np.generic], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,21 @@ class Source:
     paths: tuple[Path, ...]
     sampling: AnatomySampling
     seed: int
+    device: str
+    """Where samples are made, as torch names it."""
 
 
 class AnatomyTask:
-    """Batches of one synthetic head, made by one background process."""
+    """Batches of one synthetic head, made by background processes on the device of the run."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, *, device: str = "cpu", workers: int = 1
+    ) -> None:
         self._recipe = recipe
         self._folder = folder
         optimisation = recipe.optimisation
         self.source = Source(
-            head_paths(folder, recipe.train_heads), recipe.anatomy, optimisation.seed
+            head_paths(folder, recipe.train_heads), recipe.anatomy, optimisation.seed, device
         )
         if optimisation.batch_size != 1:
             raise InputError(
@@ -59,9 +64,10 @@ class AnatomyTask:
                 f"{optimisation.batch_size}; change the recipe"
             )
         pool = ProcessPoolExecutor(
-            1, get_context("spawn"), initializer=_start_worker, initargs=(self.source,)
+            workers, get_context("spawn"), initializer=_start_worker, initargs=(self.source,)
         )
-        self._ahead = Prefetch(pool, _Maker(self.source), depth=recipe.schedule.prefetch)
+        depth = max(recipe.schedule.prefetch, 2 * workers)
+        self._ahead = Prefetch(pool, _Maker(self.source), depth=depth)
 
     def build(self) -> UNet:
         """Fresh anatomy network."""
@@ -111,11 +117,11 @@ class AnatomyTask:
             for number, subset in enumerate(_VALIDATION_SUBSETS):
                 sampling = replace(self._recipe.anatomy, subsets=((subset, 1.0),), deep_share=0.0)
                 rng = np.random.default_rng([_VALIDATION_SEED, number])
-                made.append((subset, _as_batch(make_sample(head, rng, sampling))))
+                made.append((subset, _as_batch(_packed(make_sample(head, rng, sampling)))))
         return tuple(made)
 
     def close(self) -> None:
-        """End the background process."""
+        """End the background processes."""
         self._ahead.close()
 
 
@@ -163,28 +169,32 @@ class _Maker:
 
     source: Source
 
-    def __call__(self, step: int) -> AnatomySample:
+    def __call__(self, step: int) -> _Packed:
         heads = _loaded_heads(self.source)
         rng = np.random.default_rng([self.source.seed, step])
         sample = make_sample(heads[int(rng.integers(len(heads)))], rng, self.source.sampling)
-        return replace(sample, inputs=sample.inputs.astype(np.float16))
+        return _packed(replace(sample, inputs=sample.inputs.half()))
 
 
 def _start_worker(source: Source) -> None:
     # Ctrl-C reaches the whole group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
     _loaded_heads(source)
 
 
 def _loaded_heads(source: Source) -> list[Head]:
     if [head.name for head in _heads] != [path.stem for path in source.paths]:
-        _heads[:] = [load_head(path) for path in source.paths]
+        device = torch.device(source.device)
+        _heads[:] = [load_head(path).to(device) for path in source.paths]
     return _heads
 
 
-def _as_batch(sample: AnatomySample) -> Batch:
-    def tensor(array: npt.NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)[None])
+def _packed(sample: AnatomySample) -> _Packed:
+    """Fields of a sample in their order; NumPy's arrays travel through a pipe as they are."""
+    return tuple(getattr(sample, field.name).cpu().numpy() for field in fields(AnatomySample))
 
-    inputs = tensor(sample.inputs).float()
-    return Batch(inputs, (tensor(sample.classes), tensor(sample.right), tensor(sample.paired)))
+
+def _as_batch(packed: _Packed) -> Batch:
+    inputs, *targets = (torch.from_numpy(array[None]) for array in packed)
+    return Batch(inputs.float(), tuple(targets))

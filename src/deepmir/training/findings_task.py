@@ -13,6 +13,7 @@ from deepmir.model.losses import FindingsLoss, findings_loss
 from deepmir.model.unet import UNet, build_findings_network
 from deepmir.training.fit import Batch
 from deepmir.training.lesion_scores import patch_scores
+from deepmir.training.patch_makers import PatchMakers, PatchPlace
 from deepmir.training.patches import Patch, draw_patch
 from deepmir.training.prefetch import Prefetch
 from deepmir.training.recipes import Recipe
@@ -21,10 +22,12 @@ from deepmir.training.team import ALONE, Share
 
 _VALIDATION_SEED = 20_000_001
 _VALIDATION_BATCHES = 12
+_BATCHES_AT_ONCE = 2
+"""Where processes make the patches: while one batch is put together the next is being made."""
 
 
 class FindingsTask:
-    """Batches of patches of simulated cases, made by one thread."""
+    """Batches of patches of simulated cases, made by one thread or by `makers` processes."""
 
     def __init__(
         self,
@@ -33,12 +36,15 @@ class FindingsTask:
         validation: ValidationCases,
         *,
         share: Share = ALONE,
+        makers: int = 1,
     ) -> None:
         self._recipe = recipe
         self._share = share
         self._sources = sources
         self._validation = validation
-        self._ahead = Prefetch(ThreadPoolExecutor(1), self._make, depth=recipe.schedule.prefetch)
+        self._makers = PatchMakers(recipe.findings, makers)
+        threads = ThreadPoolExecutor(1 if makers == 1 else _BATCHES_AT_ONCE)
+        self._ahead = Prefetch(threads, self._make, depth=recipe.schedule.prefetch)
         loss = recipe.loss
         self._loss = FindingsLoss(loss.focal_gamma, loss.class_weights, loss.dice_weight)
 
@@ -78,24 +84,23 @@ class FindingsTask:
         return tuple(made)
 
     def close(self) -> None:
-        """End the background thread."""
+        """End what goes on in the background."""
         self._ahead.close()
+        self._makers.close()
 
     def _make(self, step: int) -> Batch:
-        recipe = self._recipe
-        return as_batch(
-            [
-                self._draw(np.random.default_rng([recipe.optimisation.seed, step, n]), step)
-                for n in self._share.of(recipe.optimisation.batch_size)
-            ]
-        )
+        optimisation = self._recipe.optimisation
+        places = [
+            self._place(np.random.default_rng([optimisation.seed, step, n]), step)
+            for n in self._share.of(optimisation.batch_size)
+        ]
+        return as_batch(self._makers.make(places))
 
-    def _draw(self, rng: np.random.Generator, step: int) -> Patch:
-        folder, names = self._sources.draw(rng, step)
-        return draw_patch(folder, names, rng, sampling=self._recipe.findings)
+    def _place(self, rng: np.random.Generator, step: int) -> PatchPlace:
+        return PatchPlace(rng, *self._sources.draw(rng, step))
 
 
 def as_batch(patches: list[Patch]) -> Batch:
     """Stack patches into one batch."""
-    inputs = torch.from_numpy(np.stack([patch.inputs for patch in patches]))
+    inputs = torch.from_numpy(np.stack([patch.inputs for patch in patches])).float()
     return Batch(inputs, (torch.from_numpy(np.stack([patch.target for patch in patches])),))

@@ -84,7 +84,7 @@ class Case:
 class Patch:
     """One training sample of the findings part."""
 
-    inputs: FloatMap  # (8, I, J, K)
+    inputs: npt.NDArray[np.floating]  # (8, I, J, K)
     target: npt.NDArray[np.uint8]  # (I, J, K)
 
 
@@ -252,6 +252,12 @@ def cached_case(folder: Path, name: str) -> Case:
 def forget_case(path: Path) -> None:
     """Close a case that nobody will ask for any more."""
     _opened.pop(path, None)
+
+
+def keep_only(folder: Path, names: tuple[str, ...]) -> None:
+    """Close the cases of a folder that are not among these."""
+    for path in [path for path in _opened if path.parent == folder and path.name not in names]:
+        forget_case(path)
 
 
 # ---- patches -------------------------------------------------------------------------------

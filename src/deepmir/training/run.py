@@ -30,7 +30,14 @@ from deepmir.training.experiment import (
 from deepmir.training.export import initial_state
 from deepmir.training.export_tuned import export_tuned
 from deepmir.training.findings_task import FindingsTask
-from deepmir.training.fit import FitResult, Job, RunOptions, choose_device, result_checkpoint
+from deepmir.training.fit import (
+    FitResult,
+    Job,
+    RunOptions,
+    batch_makers,
+    choose_device,
+    result_checkpoint,
+)
 from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, settle_plan
 from deepmir.training.fresh import closing_in_turn, makers_for
 from deepmir.training.nnunet import NnunetNames, export_nnunet
@@ -131,12 +138,21 @@ def _open_simulated(wanted: _Simulated, options: RunOptions, share: Share) -> Jo
     recipe = wanted.recipe
     initial = None if wanted.init is None else initial_state(wanted.init, recipe)
     if recipe.part == "anatomy":
-        heads = AnatomyTask(recipe, wanted.data)
+        device = choose_device(options.device, share)
+        heads = AnatomyTask(
+            recipe, wanted.data, device=str(device), workers=batch_makers(options, device)
+        )
         return Job(heads, recipe, initial, heads.close)
     makers = makers_for(share, options.workers)
     opener = Opener(recipe, wanted.out, makers, resume=options.resume, share=share)
     sources = Mixture(opener.training(wanted.data, name="case"), opener.mixed(wanted.mixes))
-    task = FindingsTask(recipe, sources, opener.validation(wanted.data), share=share)
+    task = FindingsTask(
+        recipe,
+        sources,
+        opener.validation(wanted.data),
+        share=share,
+        makers=batch_makers(options, choose_device(options.device, share)),
+    )
     return Job(task, recipe, initial, closing_in_turn(makers, task))
 
 
