@@ -1,14 +1,18 @@
-"""Calibration and thresholds of the released network, chosen on the validation heads.
+r"""Calibration and thresholds of the released network, chosen on the validation heads.
 
-    python benchmarks/choose_thresholds.py --cases FOLDER --weights FOLDER --out work/chosen
+    python benchmarks/choose_thresholds.py --cases FOLDER --weights FOLDER --out work/chosen \
+        --semi-real work/semi-real
 
 Runs the findings part over whole simulated cases of heads 13 and 14, with each subset of
-contrasts. The peak probability of each marked component, and whether it is real, give each
+contrasts; with --semi-real also over the persons of benchmarks/semi_real.py that are for work (real
+maps N001, N002, N003 and N007 with inserted findings), so that probabilities mean something on what
+a scanner made. The peak probability of each marked component, and whether it is real, give each
 subset its calibration (Platt 1999) at the prevalence of a cohort; the threshold of each finding
 is the one with the best F1 at that prevalence, over the subsets that tell the finding. Prints
 sensitivity, false findings a person and the calibration error, FROC points and the reliability
 of the probabilities; with --picture both are drawn. The error is measured on persons that the
-calibration was not fitted on: two halves serve each other. Never uses heads 15 and 16.
+calibration was not fitted on: two halves serve each other. Never uses heads 15 and 16, nor maps
+N010 to N013.
 """
 
 import argparse
@@ -22,13 +26,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import optimize
 
-from deepmir.config import SegmentConfig
+from deepmir.config import Config, SegmentConfig
+from deepmir.io.nifti import read_label_map, read_volume
 from deepmir.labels import Finding
 from deepmir.model.predict import Network, open_network, predict_windows
-from deepmir.model.weights import Calibration, load_weights
-from deepmir.segmentation import without_calcification
+from deepmir.model.weights import Calibration, Weights, load_weights
+from deepmir.preprocessing.run import prepare
+from deepmir.segmentation import raw_probabilities, without_calcification
 from deepmir.training.patches import Case, basal_ganglia_of, list_cases, open_case
 from deepmir.training.thresholds import peak_scores
+from deepmir.volume import Modality, Scans
+from semi_real import WHILE_WORKING, Person, list_persons
 
 VALIDATION_HEADS = (13, 14)
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
@@ -75,12 +83,16 @@ class Candidates:
 def main() -> None:
     """Predict, calibrate, choose, print."""
     options = read_options()
-    names = list_cases(options.cases, VALIDATION_HEADS)
+    names = list(list_cases(options.cases, VALIDATION_HEADS))
     subsets = {name: SUBSETS[name] for name in options.subsets}
     found: dict[str, dict[Finding, list[Candidates]]] = {
         subset: {finding: [] for finding in Finding} for subset in subsets
     }
-    jobs = [(options.cases / name, options.weights, subsets) for name in names]
+    jobs: list[CaseJob] = [(options.cases / name, options.weights, subsets) for name in names]
+    if options.semi_real is not None:
+        persons = list_persons(WHILE_WORKING, options.seeds)
+        names += [person.label for person in persons]
+        jobs += [((options.semi_real, person), options.weights, subsets) for person in persons]
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
         for name, of_case in zip(names, pool.map(candidates_of_job, jobs), strict=True):
             for subset, of_subset in of_case.items():
@@ -122,24 +134,53 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--subsets", nargs="+", choices=list(SUBSETS), default=list(SUBSETS))
+    parser.add_argument("--semi-real", type=Path, help="folder that semi_real.py has filled")
+    parser.add_argument("--seeds", type=int, default=3, help="semi-real persons of each map")
     parser.add_argument("--picture", type=Path, help="FROC and reliability as a PNG")
     return parser.parse_args()
 
 
 Present = tuple[bool, bool, bool]
-CaseJob = tuple[Path, Path | None, dict[str, Present]]
+CaseJob = tuple[Path | tuple[Path, Person], Path | None, dict[str, Present]]
+"""Folder of a simulated case, or of all semi-real persons and one of these; weights; subsets."""
 
 
 def candidates_of_job(job: CaseJob) -> dict[str, dict[Finding, Candidates]]:
     """Candidates of one case with each subset of contrasts."""
-    folder, weights_folder, subsets = job
+    what, weights_folder, subsets = job
     weights = load_weights(weights_folder)
+    if isinstance(what, tuple):
+        return {
+            subset: semi_real_candidates(*what, weights, present)
+            for subset, present in subsets.items()
+            if not present[0]  # these persons have no T2w
+        }
     network = open_network(weights, "findings", SegmentConfig(threads=1))
-    window, case = weights.manifest.inputs.findings_window, open_case(folder)
+    window, case = weights.manifest.inputs.findings_window, open_case(what)
+    labels = np.asarray(case.labels).astype(int)
     return {
-        subset: candidates_of(predict(network, case, present, window), case)
+        subset: candidates_of(predict(network, case, present, window), labels)
         for subset, present in subsets.items()
     }
+
+
+def semi_real_candidates(
+    folder: Path, person: Person, weights: Weights, present: Present
+) -> dict[Finding, Candidates]:
+    """Candidates of a semi-real person, whose brain and nuclei the network finds itself."""
+    swi, chi = (
+        read_volume(person.file(folder, f"{name}.nii.gz"), modality)[0] if given else None
+        for name, modality, given in (
+            ("swi", Modality.SWI, present[1]),
+            ("Chimap", Modality.CHIMAP, present[2]),
+        )
+    )
+    config = Config(segment=SegmentConfig(threads=1))
+    prepared = prepare(Scans(swi=swi, chimap=chi), weights, config)
+    probabilities, box = raw_probabilities(prepared, weights, config)
+    truth = "truth-" + "swi" * present[1] + "qsm" * present[2]
+    labels = read_label_map(person.file(folder, f"{truth}.nii.gz")).data.astype(int)
+    return candidates_of(probabilities, labels[box])
 
 
 def predict(
@@ -158,9 +199,8 @@ def predict(
     return found * brain
 
 
-def candidates_of(probabilities: np.ndarray, case: Case) -> dict[Finding, Candidates]:
-    """Find the marked components of a case; those on ignored voxels are left out."""
-    labels = np.asarray(case.labels).astype(int)
+def candidates_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[Finding, Candidates]:
+    """Find the marked components of a scan; those on ignored voxels are left out."""
     found = {}
     for finding in Finding:
         scores = peak_scores(probabilities, labels, finding, Calibration())

@@ -67,7 +67,7 @@ def main() -> int:
             print(f"time is over in stage {name}; the same command goes on", flush=True)
             return 0
         (folder / "done").touch()
-    print(f"weights: {options.out / 'weights'}")
+    print(f"done: {', '.join(options.only or STAGES)} in {options.out}")
     return 0
 
 
@@ -88,6 +88,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--makers", type=int, default=0, help="processes that make batches")
     parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU")
+    parser.add_argument("--semi-real", type=Path, help="persons for choose_thresholds.py")
     parser.add_argument("--anatomy-recipe", default="release-anatomy")
     parser.add_argument("--findings-recipe", default="release-findings-hard")
     parser.add_argument("--anatomy-steps", type=int, help="in place of the recipe's")
@@ -198,7 +199,8 @@ def choose(options: argparse.Namespace, deadline: float) -> bool:
         return False
     folder = options.out / "chosen"
     export(options, folder, findings="second")
-    call("choose_thresholds.py", options, weights=folder, out=folder)
+    semi_real = [] if options.semi_real is None else ["--semi-real", options.semi_real]
+    call("choose_thresholds.py", options, "--out", folder, *semi_real, weights=folder)
     return True
 
 
@@ -225,13 +227,11 @@ def export(
     export_release(checkpoints, out, notes)
 
 
-def call(
-    program: str, options: argparse.Namespace, *, weights: Path, out: Path | None = None
-) -> None:
+def call(program: str, options: argparse.Namespace, *more: str | Path, weights: Path) -> None:
     """Run another benchmark on the training data."""
     cases = options.out / "data" / "cases"
-    command = [sys.executable, HERE / program, "--cases", cases, "--weights", weights]
-    subprocess.run(command + ([] if out is None else ["--out", out]), check=True)  # noqa: S603
+    command = [sys.executable, HERE / program, "--cases", cases, "--weights", weights, *more]
+    subprocess.run(command, check=True)  # noqa: S603
 
 
 STAGES: dict[str, Callable[[argparse.Namespace, float], bool]] = {

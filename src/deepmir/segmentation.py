@@ -76,10 +76,39 @@ def segment_findings(
     ConfigError
         If a threshold is for an unknown finding or out of range.
     """
-    _, has_swi, has_chimap = prepared.present
-    if not (has_swi or has_chimap):
+    if not any(prepared.present[1:]):
         return None
     thresholds = resolve_thresholds(weights, config.segment)
+    found, box = raw_probabilities(prepared, weights, config, progress=progress)
+    calibrations = weights.calibrations(prepared.present)
+    labels = findings_of(found, thresholds, calibrations)
+    shape = prepared.grid.shape
+    return Segmentation(
+        _in_full(labels, box, shape),
+        _in_full(_calibrated(found, calibrations), box, shape),
+        thresholds,
+    )
+
+
+def raw_probabilities(
+    prepared: Prepared,
+    weights: Weights,
+    config: Config,
+    *,
+    progress: Progress = ignore_progress,
+) -> tuple[FloatMap, tuple[slice, slice, slice]]:
+    """Probabilities (3, I, J, K) as the network gives them, and their box in the native grid.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        With SWI, Chimap or both; without Chimap what goes to CALCIFICATION is added to CMB.
+
+    Raises
+    ------
+    WeightsError
+        If the network cannot be run.
+    """
     plan = plan_grid(prepared.grid)
     box = bounding_box(prepared.brain_mask, margin=_margin(plan))
     mask = prepared.brain_mask[box]
@@ -92,17 +121,10 @@ def segment_findings(
         progress=lambda share: progress("segment", share),
     )
     found = to_native_grid(probabilities[1:], plan, mask.shape)
-    if not has_chimap:
+    if not prepared.present[2]:
         found = without_calcification(found)
     found *= mask
-    calibrations = weights.calibrations(prepared.present)
-    labels = findings_of(found, thresholds, calibrations)
-    shape = prepared.grid.shape
-    return Segmentation(
-        _in_full(labels, box, shape),
-        _in_full(_calibrated(found, calibrations), box, shape),
-        thresholds,
-    )
+    return found, box
 
 
 def plan_grid(grid: Grid) -> FindingsGrid:
