@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import pytest
@@ -271,6 +272,12 @@ def test_out_of_memory_in_the_first_step_leaves_a_checkpoint_too(tmp_path):
     with pytest.raises(TrainingError, match="out of memory"):
         run(tmp_path, failing(MemoryError(), at=0))
     assert read_checkpoint(tmp_path / CHECKPOINT_NAME).step == 0
+
+
+def test_a_killed_helper_is_one_message_and_the_next_call_goes_on(tmp_path):
+    with pytest.raises(TrainingError, match=r"fewer --makers; .*last\.pt holds"):
+        run(tmp_path, failing(BrokenProcessPool("ended")), recipe(checkpoint_every=1))
+    assert run(tmp_path).finished
 
 
 def test_other_runtime_errors_are_not_called_out_of_memory(tmp_path):

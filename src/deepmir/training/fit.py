@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,7 +280,7 @@ def schedule_steps(recipe: Recipe, options: RunOptions) -> int:
 
 @contextmanager
 def clear_endings(out: Path) -> Iterator[None]:
-    """Turn a full disk and too little memory into one message that says what is left.
+    """Turn a full disk, too little memory and a killed helper into a message of what is left.
 
     Raises
     ------
@@ -290,6 +291,11 @@ def clear_endings(out: Path) -> Iterator[None]:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise TrainingError(_no_memory(out)) from error
+    except BrokenExecutor as error:
+        raise TrainingError(
+            "a process that makes batches was ended from outside, perhaps for want of memory: ask "
+            f"for fewer --makers; {_what_is_left(out)}, and the same command goes on"
+        ) from error
     except RuntimeError as error:
         # torch's CPU allocator has no error of its own
         if "allocate memory" not in str(error):
