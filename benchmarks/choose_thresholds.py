@@ -6,7 +6,7 @@ r"""Calibration and thresholds of the released network, chosen on the validation
 Runs the findings part over whole simulated cases of heads 13 and 14, with each subset of
 contrasts; with --semi-real also over the persons of benchmarks/semi_real.py that are for work (real
 maps N001, N002, N003 and N007 with inserted findings), so that probabilities mean something on what
-a scanner made. The peak probability of each marked component, and whether it is real, give each
+a scanner made. The peak log odds of each marked component, and whether it is real, give each
 subset its calibration (Platt 1999) at the prevalence of a cohort; the threshold of each finding
 is the one with the best F1 at that prevalence, over the subsets that tell the finding. Prints
 sensitivity, false findings a person and the calibration error, FROC points and the reliability
@@ -24,15 +24,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy import optimize
+from scipy import optimize, special
 
 from deepmir.config import Config, SegmentConfig
 from deepmir.io.nifti import read_label_map, read_volume
 from deepmir.labels import Finding
-from deepmir.model.predict import Network, open_network, predict_windows
+from deepmir.model.predict import Network, log_odds, open_network, predict_windows
 from deepmir.model.weights import Calibration, Weights, load_weights
 from deepmir.preprocessing.run import prepare
-from deepmir.segmentation import raw_probabilities, without_calcification
+from deepmir.segmentation import finding_log_odds, without_calcification
 from deepmir.training.patches import Case, basal_ganglia_of, list_cases, open_case
 from deepmir.training.thresholds import peak_scores
 from deepmir.volume import Modality, Scans
@@ -54,25 +54,31 @@ SUBSETS = {
 FALSE_PER_PERSON = (0.1, 0.25, 0.5, 1.0, 2.0)
 
 
+Pair = tuple[Calibration, Calibration]
+"""Calibration where the Chimap has a value, and beyond it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """What was marked as one finding in some cases, and what was there."""
 
-    peaks: np.ndarray  # (n,) greatest raw probability of each marked component
+    peaks: (
+        np.ndarray
+    )  # (n, 2) greatest log odds of each marked component: within, beyond the Chimap
     real: np.ndarray  # (n,) whether it lies on such a finding
-    found_by: np.ndarray  # (m,) greatest peak on each reference lesion, 0 where it was missed
+    found_by: np.ndarray  # (m, 2) greatest peaks on each reference lesion, -inf where it was missed
     n_cases: int
 
-    def rates(self, calibration: Calibration, threshold: float) -> tuple[float, float]:
+    def rates(self, pair: Pair, threshold: float) -> tuple[float, float]:
         """Sensitivity, and false findings a case, at a calibrated threshold."""
-        kept = calibration.apply(self.peaks) >= threshold
-        hits = calibration.apply(self.found_by) >= threshold
+        kept = certainty(self.peaks, pair) >= threshold
+        hits = certainty(self.found_by, pair) >= threshold
         sensitivity = float(hits.mean()) if len(hits) else float("nan")
         return sensitivity, float((kept & ~self.real).sum()) / self.n_cases
 
-    def usual_f1(self, calibration: Calibration, threshold: float, usual: float) -> float:
+    def usual_f1(self, pair: Pair, threshold: float, usual: float) -> float:
         """F1 that these rates give where a person has `usual` findings."""
-        sensitivity, false = self.rates(calibration, threshold)
+        sensitivity, false = self.rates(pair, threshold)
         return 2 * sensitivity * usual / (sensitivity * usual + false + usual)
 
     def weights(self, usual: float) -> np.ndarray:
@@ -80,14 +86,22 @@ class Candidates:
         return np.where(self.real, usual * self.n_cases / max(len(self.found_by), 1), 1.0)
 
 
+Found = dict[str, dict[Finding, list[Candidates]]]
+"""Candidates by contrasts, finding and case."""
+
+
+def certainty(peaks: np.ndarray, pair: Pair) -> np.ndarray:
+    """Calibrated probability (n,) of peaks (n, 2); in float64, so that no two become one."""
+    odds = [each.slope * column + each.offset for each, column in zip(pair, peaks.T, strict=True)]
+    return np.asarray(special.expit(np.max(odds, axis=0)))
+
+
 def main() -> None:
     """Predict, calibrate, choose, print."""
     options = read_options()
     names = list(list_cases(options.cases, VALIDATION_HEADS))
     subsets = {name: SUBSETS[name] for name in options.subsets}
-    found: dict[str, dict[Finding, list[Candidates]]] = {
-        subset: {finding: [] for finding in Finding} for subset in subsets
-    }
+    found: Found = {subset: {finding: [] for finding in Finding} for subset in subsets}
     jobs: list[CaseJob] = [(options.cases / name, options.weights, subsets) for name in names]
     if options.semi_real is not None:
         persons = list_persons(WHILE_WORKING, options.seeds)
@@ -100,14 +114,18 @@ def main() -> None:
                     found[subset][finding].append(one)
             print(name, "done", flush=True)
     calibration = {
-        subset: {finding.name: fit_calibration(joined(rows), USUAL_PER_PERSON[finding])
+        subset: {finding: fit_calibration(joined(rows), USUAL_PER_PERSON[finding])
                  for finding, rows in of_subset.items() if tells(subset, finding)}
         for subset, of_subset in found.items()
     }  # fmt: skip
-    thresholds = {finding: best_threshold(found, calibration, finding) for finding in Finding}
+    pairs = {
+        (subset, finding): (own, calibration.get(without_chi(subset), {}).get(finding, own))
+        for subset, of_subset in calibration.items()
+        for finding, own in of_subset.items()
+    }
+    thresholds = {finding: best_threshold(found, pairs, finding) for finding in Finding}
     measured = [
-        row_of(subset, finding, found[subset][finding], calibration[subset][finding.name],
-               thresholds[finding])
+        row_of(subset, finding, found, pairs[subset, finding], thresholds[finding])
         for finding in Finding for subset in subsets if tells(subset, finding)
     ]  # fmt: skip
     print(as_table(measured))
@@ -115,7 +133,7 @@ def main() -> None:
     result = {
         "proposed": {finding.name: threshold for finding, threshold in thresholds.items()},
         "calibration": {
-            subset: {name: asdict(fitted) for name, fitted in of_subset.items()}
+            subset: {finding.name: asdict(fitted) for finding, fitted in of_subset.items()}
             for subset, of_subset in calibration.items()
         },
         "measured": [asdict(row) for row in measured],
@@ -158,10 +176,18 @@ def candidates_of_job(job: CaseJob) -> dict[str, dict[Finding, Candidates]]:
     network = open_network(weights, "findings", SegmentConfig(threads=1))
     window, case = weights.manifest.inputs.findings_window, open_case(what)
     labels = np.asarray(case.labels).astype(int)
+    has_chi = np.asarray(case.channels[2]) != 0
     return {
-        subset: candidates_of(predict(network, case, present, window), labels)
+        subset: candidates_of(
+            predict(network, case, present, window), labels, within(has_chi, present)
+        )
         for subset, present in subsets.items()
     }
+
+
+def within(has_chi: np.ndarray, present: Present) -> np.ndarray:
+    """Where all contrasts speak: with SWI and a Chimap, where that has a value."""
+    return has_chi if present[1] and present[2] else np.ones_like(has_chi)
 
 
 def semi_real_candidates(
@@ -177,45 +203,51 @@ def semi_real_candidates(
     )
     config = Config(segment=SegmentConfig(threads=1))
     prepared = prepare(Scans(swi=swi, chimap=chi), weights, config)
-    probabilities, box = raw_probabilities(prepared, weights, config)
+    odds, box = finding_log_odds(prepared, weights, config)
     truth = "truth-" + "swi" * present[1] + "qsm" * present[2]
     labels = read_label_map(person.file(folder, f"{truth}.nii.gz")).data.astype(int)
-    return candidates_of(probabilities, labels[box])
+    return candidates_of(odds, labels[box], within(prepared.channels[2][box] != 0, present))
 
 
 def predict(
     network: Network, case: Case, present: Present, window: tuple[int, int, int]
 ) -> np.ndarray:
-    """Probabilities (3, I, J, K) of one case with some of its contrasts."""
+    """Log odds (3, I, J, K) of each finding in one case with some of its contrasts."""
     brain = np.asarray(case.brain) > 0
     stack = np.zeros((8, *brain.shape), dtype=np.float32)
     for channel, given in enumerate(present):
         if given:
             stack[channel], stack[3 + channel] = case.channels[channel], 1
     stack[6], stack[7] = brain, basal_ganglia_of(np.asarray(case.regions))
-    found = predict_windows(network, stack, window=window, overlap=0.25, where=brain)[1:]
+    found = predict_windows(network, stack, window=window, overlap=0.25, where=brain)
     if not present[2]:
         found = without_calcification(found)
-    return found * brain
+    return log_odds(found * brain)
 
 
-def candidates_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[Finding, Candidates]:
+def candidates_of(
+    odds: np.ndarray, labels: np.ndarray, all_speak: np.ndarray
+) -> dict[Finding, Candidates]:
     """Find the marked components of a scan; those on ignored voxels are left out."""
     found = {}
     for finding in Finding:
-        scores = peak_scores(probabilities, labels, finding, Calibration())
-        peaks = np.concatenate([scores.correct, scores.false])
-        real = np.arange(len(peaks)) < len(scores.correct)
-        found[finding] = Candidates(peaks, real, scores.best, 1)
+        scores = [
+            peak_scores(odds, np.where(part, odds[finding - 1], -np.inf), labels, finding)
+            for part in (all_speak, ~all_speak)
+        ]
+        peaks = np.stack([np.concatenate([one.correct, one.false]) for one in scores], axis=1)
+        real = np.arange(len(peaks)) < len(scores[0].correct)
+        best = np.stack([one.best for one in scores], axis=1)
+        found[finding] = Candidates(peaks, real, best, 1)
     return found
 
 
 def joined(parts: list[Candidates]) -> Candidates:
     """Candidates of several cases together."""
     return Candidates(
-        np.concatenate([part.peaks for part in parts]).astype(np.float32),
+        np.concatenate([part.peaks for part in parts]),
         np.concatenate([part.real for part in parts]),
-        np.concatenate([part.found_by for part in parts]).astype(np.float32),
+        np.concatenate([part.found_by for part in parts]),
         sum(part.n_cases for part in parts),
     )
 
@@ -225,27 +257,31 @@ def tells(subset: str, finding: Finding) -> bool:
     return "Chimap" in subset or finding is not Finding.CALCIFICATION
 
 
-def best_threshold(
-    found: dict[str, dict[Finding, list[Candidates]]],
-    calibration: dict[str, dict[str, Calibration]],
-    finding: Finding,
-) -> float:
+def without_chi(subset: str) -> str:
+    """Name of the contrasts that are left where a Chimap has no value."""
+    return subset.replace("+Chimap", "")
+
+
+def best_threshold(found: Found, pairs: dict[tuple[str, Finding], Pair], finding: Finding) -> float:
     """Threshold of the best mean F1 over the subsets that tell the finding."""
     usual = USUAL_PER_PERSON[finding]
     rows = [
-        (joined(of_subset[finding]), calibration[subset][finding.name])
+        (joined(of_subset[finding]), pairs[subset, finding])
         for subset, of_subset in found.items()
         if tells(subset, finding)
     ]
-    f1 = [np.mean([row.usual_f1(fitted, t, usual) for row, fitted in rows]) for t in THRESHOLDS]
+    f1 = [np.mean([row.usual_f1(pair, t, usual) for row, pair in rows]) for t in THRESHOLDS]
     return THRESHOLDS[int(np.argmax(f1))]
 
 
 def fit_calibration(candidates: Candidates, usual: float) -> Calibration:
-    """Slope and offset of the greatest likelihood at the prevalence of a cohort."""
-    p = np.clip(candidates.peaks.astype(np.float64), 1e-7, 1 - 1e-7)
-    logit, weight = np.log(p / (1 - p)), candidates.weights(usual)
-    sign = np.where(candidates.real, -1.0, 1.0)
+    """Slope and offset of the greatest likelihood at the prevalence of a cohort.
+
+    Components that lie beyond the Chimap have the calibration of the contrasts without it.
+    """
+    here = np.isfinite(candidates.peaks[:, 0])
+    logit, weight = candidates.peaks[here, 0], candidates.weights(usual)[here]
+    sign = np.where(candidates.real[here], -1.0, 1.0)
 
     def loss(x: np.ndarray) -> float:
         margin = sign * (np.exp(x[0]) * logit + x[1])
@@ -275,18 +311,14 @@ class Measured:
     """Of each bin: mean probability, share that is real, findings a person."""
 
 
-def row_of(
-    subset: str,
-    finding: Finding,
-    persons: list[Candidates],
-    calibration: Calibration,
-    threshold: float,
-) -> Measured:
+def row_of(subset: str, finding: Finding, found: Found, pair: Pair, threshold: float) -> Measured:
     """Measure one finding with one subset of contrasts."""
     usual = USUAL_PER_PERSON[finding]
+    persons = found[subset][finding]
     row = joined(persons)
-    sensitivity, false = row.rates(calibration, threshold)
-    bins = cross_fitted_bins(persons, usual)
+    sensitivity, false = row.rates(pair, threshold)
+    beyond = found.get(without_chi(subset), {}) if tells(without_chi(subset), finding) else {}
+    bins = cross_fitted_bins(persons, beyond.get(finding, persons), usual)
     total = sum(weight for _, _, weight in bins)
     error = sum(weight * abs(p - share) for p, share, weight in bins) / max(total, 1e-9)
     return Measured(
@@ -296,23 +328,34 @@ def row_of(
         n_findings=len(row.found_by),
         sensitivity=sensitivity,
         false_per_person=false,
-        usual_f1=row.usual_f1(calibration, threshold, usual),
-        froc={f"{limit:g}": sensitivity_at(row, limit) for limit in FALSE_PER_PERSON},
+        usual_f1=row.usual_f1(pair, threshold, usual),
+        froc={f"{limit:g}": sensitivity_at(row, pair, limit) for limit in FALSE_PER_PERSON},
         calibration_error=error,
         reliability=[(p, share, weight / len(persons)) for p, share, weight in bins],
     )
 
 
-def sensitivity_at(row: Candidates, false_per_person: float) -> float:
+def sensitivity_at(row: Candidates, pair: Pair, false_per_person: float) -> float:
     """Greatest sensitivity with at most so many false findings a person."""
-    false = np.sort(row.peaks[~row.real])[::-1]
+    false = np.sort(certainty(row.peaks[~row.real], pair))[::-1]
     allowed = int(false_per_person * row.n_cases)
     least = false[allowed] if allowed < len(false) else 0.0
-    return float((row.found_by > least).mean()) if len(row.found_by) else float("nan")
+    hits = certainty(row.found_by, pair) > least
+    return float(hits.mean()) if len(hits) else float("nan")
 
 
-def cross_fitted_bins(persons: list[Candidates], usual: float) -> list[tuple[float, float, float]]:
+def cross_fitted_bins(
+    persons: list[Candidates], without: list[Candidates], usual: float
+) -> list[tuple[float, float, float]]:
     """Reliability in ten bins at a cohort's prevalence (Guo 2017), two halves fitting each other.
+
+    Parameters
+    ----------
+    persons : list of Candidates
+    without : list of Candidates
+        Of the same persons, with the contrasts that are left beyond the Chimap.
+    usual : float
+        Findings a person has in a cohort.
 
     Returns
     -------
@@ -320,9 +363,11 @@ def cross_fitted_bins(persons: list[Candidates], usual: float) -> list[tuple[flo
     """
     p, real, weight = [], [], []
     for half in (0, 1):
-        fitted = fit_calibration(joined(persons[1 - half :: 2]), usual)
+        own, beyond = (
+            fit_calibration(joined(each[1 - half :: 2]), usual) for each in (persons, without)
+        )
         row = joined(persons[half::2])
-        p.append(fitted.apply(row.peaks))
+        p.append(certainty(row.peaks, (own, beyond)))
         real.append(row.real)
         weight.append(row.weights(usual))
     joint, is_real, weights = np.concatenate(p), np.concatenate(real), np.concatenate(weight)

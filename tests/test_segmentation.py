@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from deepmir.config import Config, PreprocessConfig, SegmentConfig
 from deepmir.errors import ConfigError
 from deepmir.geometry import Grid
 from deepmir.labels import Finding
+from deepmir.model.predict import SOFTENING, log_odds
 from deepmir.model.weights import Calibration, load_weights
 from deepmir.preprocessing.run import prepare
 from deepmir.segmentation import (
+    certainty_of,
+    finding_log_odds,
     findings_of,
-    label_findings,
-    one_finding_per_component,
+    likely_findings,
     plan_grid,
     resolve_thresholds,
     segment_findings,
@@ -98,10 +101,15 @@ def test_what_is_stored_is_calibrated_for_the_contrasts_that_are_there(person, w
     doubtful = {"CMB": Calibration(slope=0.5, offset=-1.0)}
     manifest = replace(weights.manifest, calibration={"swi+Chimap": doubtful})
     fitted = replace(weights, manifest=manifest)
-    raw = segmented(person.only(SWI, CHIMAP), weights).probabilities
-    found = segmented(person.only(SWI, CHIMAP), fitted).probabilities
-    wanted = doubtful["CMB"].apply(raw[CMB - 1]) * (raw[CMB - 1] > 0)
-    assert np.allclose(found[CMB - 1], wanted, atol=2e-3)
+    prepared = prepare(person.only(SWI, CHIMAP), weights, CONFIG)
+    raw = segment_findings(prepared, weights, CONFIG).probabilities
+    found = segment_findings(prepared, fitted, CONFIG).probabilities
+    odds, box = finding_log_odds(prepared, weights, CONFIG)
+    has_chi = prepared.channels[2][box] != 0
+    wanted = special.expit(0.5 * odds[CMB - 1] - 1)
+    assert has_chi.sum() > 500
+    assert found[CMB - 1][box][has_chi] == pytest.approx(wanted[has_chi], abs=2e-3)
+    assert np.array_equal(found[CMB - 1][box][~has_chi], raw[CMB - 1][box][~has_chi])
     assert np.array_equal(found[IRON - 1], raw[IRON - 1])
     alone = segmented(person.only(CHIMAP), fitted).probabilities
     assert np.array_equal(alone, segmented(person.only(CHIMAP), weights).probabilities)
@@ -173,21 +181,12 @@ def test_there_and_back_keeps_a_smooth_map(spacing_mm, shape):
     assert back[inner] == pytest.approx(image[inner], abs=1e-3)
 
 
-def test_conflicts_go_to_the_largest_margin():
-    probabilities = np.zeros((3, 4, 1, 1), dtype=np.float32)
-    probabilities[:, 0, 0, 0] = 0.50, 0.45, 0.05  # margins 0.1 and 0.15
-    probabilities[:, 1, 0, 0] = 0.50, 0.35, 0.05
-    probabilities[:, 2, 0, 0] = 0.39, 0.29, 0.29
-    probabilities[:, 3, 0, 0] = 0.10, 0.10, 0.30
-    thresholds = {CMB: 0.4, IRON: 0.3, CALCIFICATION: 0.3}
-    assert label_findings(probabilities, thresholds).ravel().tolist() == [2, 1, 0, 3]
-
-
 def test_calcification_is_added_to_cmb_in_a_copy():
-    probabilities = np.array([0.3, 0.2, 0.4], dtype=np.float32).reshape(3, 1, 1, 1)
-    merged = without_calcification(probabilities)
-    assert merged.ravel().tolist() == pytest.approx([0.7, 0.2, 0])
-    assert probabilities.ravel().tolist() == pytest.approx([0.3, 0.2, 0.4])
+    p = np.array([0.1, 0.3, 0.2, 0.4], dtype=np.float32).reshape(4, 1, 1, 1)
+    softened = p ** (1 / SOFTENING)
+    merged = without_calcification(softened)
+    assert special.expit(log_odds(merged)).ravel().tolist() == pytest.approx([0.7, 0.2, 0])
+    assert softened.ravel().tolist() == pytest.approx((p ** (1 / SOFTENING)).ravel().tolist())
 
 
 @pytest.mark.parametrize(
@@ -200,35 +199,45 @@ def test_bad_thresholds_are_refused(weights, thresholds, complaint):
 
 
 def test_a_deposit_is_one_finding_even_where_its_rim_looks_like_another():
-    probabilities = np.zeros((3, 6, 5, 4), dtype=np.float32)
-    probabilities[1, 1:4, 1:4, 1:3] = 0.9  # iron
-    probabilities[:, 4, 2, 2] = (0.8, 0.1, 0.0)  # its rim, more like a microbleed
-    probabilities[0, 5, 0, 0] = 0.8  # does not touch
-    labels = label_findings(probabilities, dict.fromkeys(Finding, 0.5))
-    assert labels[4, 2, 2] == Finding.CMB
-    labels = one_finding_per_component(labels, probabilities)
+    p = np.full((3, 6, 5, 4), 1e-6)
+    p[1, 1:4, 1:4, 1:3] = 0.9  # iron
+    p[:, 4, 2, 2] = (0.8, 0.1, 1e-6)  # its rim, more like a microbleed
+    p[0, 5, 0, 0] = 0.8  # does not touch
+    labels = likely_findings(special.logit(p))
     assert set(np.unique(labels)) == {0, Finding.CMB, Finding.IRON}
     assert labels[4, 2, 2] == Finding.IRON
     assert labels[5, 0, 0] == Finding.CMB
 
 
 def test_a_threshold_is_asked_of_the_peak_and_does_not_shrink_the_extent():
-    probabilities = np.zeros((3, 9, 5, 4), dtype=np.float32)
-    probabilities[0, 1:4, 1:4, 1:3] = 0.6
-    probabilities[0, 2, 2, 1] = 0.99  # one sure voxel carries all of them
-    probabilities[0, 6:8, 1:3, 1:3] = 0.9  # sure nowhere
-    thresholds = {Finding.CMB: 0.95, Finding.IRON: 0.5, Finding.CALCIFICATION: 0.5}
-    labels = findings_of(probabilities, thresholds, dict.fromkeys(Finding, Calibration()))
+    p = np.full((3, 9, 5, 4), 1e-6)
+    p[0, 1:4, 1:4, 1:3] = 0.6
+    p[0, 2, 2, 1] = 0.99  # one sure voxel carries all of them
+    p[0, 6:8, 1:3, 1:3] = 0.9  # sure nowhere
+    labels = findings_of(special.logit(p), p, HALVES | {Finding.CMB: 0.95})
     assert (labels[1:4, 1:4, 1:3] == Finding.CMB).all()
     assert labels.sum() == 18
 
 
-def test_a_calibration_moves_what_is_kept_and_not_how_far_it_reaches():
-    probabilities = np.zeros((3, 9, 5, 4), dtype=np.float32)
-    probabilities[0, 1:4, 1:4, 1:3] = 0.9
-    halves = dict.fromkeys(Finding, 0.5)
-    calibrations = dict.fromkeys(Finding, Calibration())
-    doubtful = calibrations | {Finding.CMB: Calibration(slope=1.0, offset=-3.0)}
-    assert findings_of(probabilities, halves, calibrations).sum() == 18
-    assert findings_of(probabilities, halves, doubtful).sum() == 0
-    assert findings_of(probabilities, halves | {Finding.CMB: 0.3}, doubtful).sum() == 18
+def test_the_extent_is_the_networks_and_the_certainty_decides_what_is_kept():
+    p = np.full((3, 9, 5, 4), 1e-6)
+    p[0, 1:4, 1:4, 1:3] = 0.9
+    odds = special.logit(p)
+    assert findings_of(odds, p, HALVES).sum() == 18
+    assert findings_of(odds, p / 2, HALVES).sum() == 0
+    assert findings_of(odds, p / 2, HALVES | {Finding.CMB: 0.3}).sum() == 18
+
+
+def test_beyond_the_chimap_only_what_the_other_contrasts_tell_counts():
+    def calibrations(present):
+        doubt = 0.0 if present[2] else -2.0
+        return dict.fromkeys(Finding, Calibration(offset=doubt))
+
+    odds = np.ones((3, 2, 1, 1), dtype=np.float32)
+    has_chi = np.array([True, False]).reshape(2, 1, 1)
+    both = certainty_of(odds, calibrations, (False, True, True), has_chi=has_chi)
+    assert both[CMB - 1].ravel() == pytest.approx(special.expit([1, -1]))
+    assert both[IRON - 1].ravel() == pytest.approx(special.expit([1, -1]))
+    assert both[CALCIFICATION - 1].ravel() == pytest.approx(special.expit([1, 1]))
+    alone = certainty_of(odds, calibrations, (False, False, True), has_chi=has_chi)
+    assert alone == pytest.approx(special.expit(odds))

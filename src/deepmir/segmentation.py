@@ -4,33 +4,35 @@ Slices are never resampled. In plane the grid is resampled only where its voxel 
 0.6 to 1.0 mm; what comes back onto the native grid are probabilities, never labels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from scipy import ndimage, special
 
 from deepmir.config import Config, SegmentConfig
 from deepmir.errors import ConfigError
 from deepmir.geometry import Grid
 from deepmir.labels import Finding
 from deepmir.model.predict import (
+    SOFTENING,
     WINDOW_MULTIPLE,
     bounding_box,
+    log_odds,
     open_network,
     predict_windows,
 )
 from deepmir.model.weights import Calibration, Weights
 from deepmir.preprocessing.resample import along_axis, interpolate_axis
 from deepmir.preprocessing.run import Prepared, Progress, ignore_progress
-from deepmir.volume import FloatMap
+from deepmir.volume import BoolMap, FloatMap
 
-EXTENT_PROBABILITY = 0.5
-"""A finding reaches as far as it is likelier than not."""
 IN_PLANE_MM = (0.6, 1.0)
 """Voxel sizes in plane that the findings part takes as they are."""
+Present = tuple[bool, bool, bool]
+CalibrationsOf = Callable[[Present], Mapping[Finding, Calibration]]
 _Number = TypeVar("_Number", bound=np.generic)
 _THICKEST_BY = 1.05  # an axis is the slice axis only where its voxels are clearly longer
 
@@ -79,25 +81,28 @@ def segment_findings(
     if not any(prepared.present[1:]):
         return None
     thresholds = resolve_thresholds(weights, config.segment)
-    found, box = raw_probabilities(prepared, weights, config, progress=progress)
-    calibrations = weights.calibrations(prepared.present)
-    labels = findings_of(found, thresholds, calibrations)
+    odds, box = finding_log_odds(prepared, weights, config, progress=progress)
+    has_chi = prepared.channels[2][box] != 0
+    certainty = certainty_of(odds, weights.calibrations, prepared.present, has_chi=has_chi)
+    labels = findings_of(odds, certainty, thresholds)
     shape = prepared.grid.shape
     return Segmentation(
         _in_full(labels, box, shape),
-        _in_full(_calibrated(found, calibrations), box, shape),
+        _in_full(certainty.astype(np.float16), box, shape),
         thresholds,
     )
 
 
-def raw_probabilities(
+def finding_log_odds(
     prepared: Prepared,
     weights: Weights,
     config: Config,
     *,
     progress: Progress = ignore_progress,
 ) -> tuple[FloatMap, tuple[slice, slice, slice]]:
-    """Probabilities (3, I, J, K) as the network gives them, and their box in the native grid.
+    """Log odds (3, I, J, K) of each finding as the network gives them, and their native box.
+
+    Minus infinity outside the brain.
 
     Parameters
     ----------
@@ -112,7 +117,7 @@ def raw_probabilities(
     plan = plan_grid(prepared.grid)
     box = bounding_box(prepared.brain_mask, margin=_margin(plan))
     mask = prepared.brain_mask[box]
-    probabilities = predict_windows(
+    softened = predict_windows(
         open_network(weights, "findings", config.segment),
         findings_input(prepared, box, plan),
         window=weights.manifest.inputs.findings_window,
@@ -120,11 +125,11 @@ def raw_probabilities(
         where=to_findings_grid(mask.astype(np.float32), plan) > 0,
         progress=lambda share: progress("segment", share),
     )
-    found = to_native_grid(probabilities[1:], plan, mask.shape)
+    found = to_native_grid(softened, plan, mask.shape)
     if not prepared.present[2]:
         found = without_calcification(found)
     found *= mask
-    return found, box
+    return log_odds(found), box
 
 
 def plan_grid(grid: Grid) -> FindingsGrid:
@@ -193,63 +198,84 @@ def to_native_grid(probabilities: FloatMap, plan: FindingsGrid, shape: tuple[int
     return np.ascontiguousarray(result.transpose(0, int(i), int(j), int(k)))
 
 
-def without_calcification(probabilities: FloatMap) -> FloatMap:
-    """Add the probability of CALCIFICATION to that of CMB, of (3, I, J, K); the input stays."""
-    merged = probabilities.copy()
-    merged[Finding.CMB - 1] += merged[Finding.CALCIFICATION - 1]
-    merged[Finding.CALCIFICATION - 1] = 0
+def without_calcification(softened: FloatMap) -> FloatMap:
+    """Add the probability of CALCIFICATION to that of CMB, of softened (4, I, J, K), in a copy."""
+    merged = softened.copy()
+    sharp = softened[[Finding.CMB, Finding.CALCIFICATION]] ** SOFTENING
+    merged[Finding.CMB] = sharp.sum(axis=0) ** (1 / SOFTENING)
+    merged[Finding.CALCIFICATION] = 0
     return merged
 
 
+def certainty_of(
+    odds: FloatMap, calibrations: CalibrationsOf, present: Present, *, has_chi: BoolMap
+) -> FloatMap:
+    """Calibrated probability (3, I, J, K) of each finding.
+
+    Beyond the mask that a Chimap was made in only the other contrasts speak, so that what they say
+    there is worth no more than without a Chimap.
+
+    Parameters
+    ----------
+    odds : (3, I, J, K) array
+        Log odds of each finding, as the network gives them.
+    calibrations : callable
+        Calibration of each finding, given which contrasts are there:
+        :meth:`deepmir.model.weights.Weights.calibrations`.
+    present : tuple of bool
+        Whether the network saw T2w, swi and Chimap.
+    has_chi : (I, J, K) bool array
+        Where the Chimap has a value.
+    """
+    certainty = _calibrated(odds, calibrations(present))
+    if present[1] and present[2]:
+        beyond = ~has_chi
+        alone = _calibrated(odds[:, beyond], calibrations((present[0], True, False)))
+        for finding in (Finding.CMB, Finding.IRON):  # calcifications are not told without χ
+            certainty[finding - 1, beyond] = alone[finding - 1]
+    return certainty
+
+
 def findings_of(
-    probabilities: FloatMap,
-    thresholds: Mapping[Finding, float],
-    calibrations: Mapping[Finding, Calibration],
+    odds: FloatMap, certainty: FloatMap, thresholds: Mapping[Finding, float]
 ) -> npt.NDArray[np.uint8]:
     """Label map of the findings: extents where the network says so, peaks likely enough.
 
     A network trained on many rare things is sure of most of what it marks; a threshold on voxels
     that keeps false findings rare would shrink true ones to their core. So the extent is where
     the network finds it likelier than not, and the threshold is asked of the component's
-    greatest probability after calibration.
+    greatest certainty.
 
     Parameters
     ----------
-    probabilities : (3, I, J, K) array
-        As the network gives them.
+    odds : (3, I, J, K) array
+        Log odds of each finding, as the network gives them.
+    certainty : (3, I, J, K) array
+        Calibrated probabilities, as :func:`certainty_of` gives them.
     thresholds : mapping
-        Least calibrated probability of each finding.
-    calibrations : mapping
+        Least certainty of each finding.
     """
-    extents = dict.fromkeys(Finding, EXTENT_PROBABILITY)
-    labels = one_finding_per_component(label_findings(probabilities, extents), probabilities)
+    labels = likely_findings(odds)
     for finding, threshold in thresholds.items():
         components, count = ndimage.label(labels == finding, structure=np.ones((3, 3, 3)))
         if count:
             numbers = np.arange(1, count + 1)
-            peaks = np.asarray(ndimage.maximum(probabilities[finding - 1], components, numbers))
-            unlikely = calibrations[finding].apply(peaks.astype(np.float32)) < threshold
-            labels[np.isin(components, numbers[unlikely])] = 0
+            peaks = np.asarray(ndimage.maximum(certainty[finding - 1], components, numbers))
+            labels[np.isin(components, numbers[peaks < threshold])] = 0
     return labels
 
 
-def label_findings(
-    probabilities: FloatMap, thresholds: dict[Finding, float]
-) -> npt.NDArray[np.uint8]:
-    """Label each voxel with the finding that is furthest above its threshold, else 0.
+def likely_findings(odds: FloatMap) -> npt.NDArray[np.uint8]:
+    """Label each voxel with the finding that is likelier than not, else 0; one for what touches.
 
     Examples
     --------
-    >>> probabilities = np.array([0.5, 0.45, 0.05], dtype=np.float32).reshape(3, 1, 1, 1)
-    >>> thresholds = {Finding.CMB: 0.4, Finding.IRON: 0.3, Finding.CALCIFICATION: 0.5}
-    >>> int(label_findings(probabilities, thresholds)[0, 0, 0]) == Finding.IRON
-    True
+    >>> odds = np.log([[3.0, 0.5], [0.2, 0.4], [0.1, 0.1]]).reshape(3, 2, 1, 1)
+    >>> likely_findings(odds).ravel().tolist()
+    [1, 0]
     """
-    limits = np.array([thresholds[finding] for finding in Finding], dtype=np.float32)
-    margins = probabilities - limits[:, None, None, None]
-    best = margins.argmax(axis=0)
-    labels = np.where(margins.max(axis=0) >= 0, best + 1, 0)
-    return labels.astype(np.uint8)
+    labels = np.where(odds.max(axis=0) >= 0, odds.argmax(axis=0) + 1, 0).astype(np.uint8)
+    return one_finding_per_component(labels, special.expit(odds))
 
 
 def one_finding_per_component(
@@ -297,16 +323,8 @@ def resolve_thresholds(weights: Weights, config: SegmentConfig) -> dict[Finding,
     return thresholds
 
 
-def _calibrated(
-    found: FloatMap, calibrations: Mapping[Finding, Calibration]
-) -> npt.NDArray[np.float16]:
-    """Calibrate probabilities (3, I, J, K); what is impossible stays 0."""
-    return np.stack(
-        [
-            (calibrations[finding].apply(raw) * (raw > 0)).astype(np.float16)
-            for finding, raw in zip(Finding, found, strict=True)
-        ]
-    )
+def _calibrated(odds: FloatMap, calibrations: Mapping[Finding, Calibration]) -> FloatMap:
+    return np.stack([calibrations[each].apply(odds[each - 1]) for each in Finding])
 
 
 def _margin(plan: FindingsGrid) -> tuple[int, int, int]:

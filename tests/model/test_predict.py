@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from deepmir.config import SegmentConfig
 from deepmir.errors import GeometryError, MissingPartError, WeightsError
 from deepmir.model import predict
 from deepmir.model.predict import (
+    SOFTENING,
     OpenVinoNetwork,
     bounding_box,
+    log_odds,
     open_network,
     predict_windows,
     sigmoid,
@@ -39,7 +42,7 @@ def channels():
 
 
 def whole(channels):
-    return softmax(_Recorder()(channels[np.newaxis])[0])
+    return softmax(_Recorder()(channels[np.newaxis])[0] / SOFTENING)
 
 
 # ---- the tiny network ------------------------------------------------------------------------
@@ -165,6 +168,17 @@ def test_probabilities_of_any_mask_sum_to_one(seed):
     assert found[:, where] == pytest.approx(whole(channels)[:, where], abs=1e-5)
 
 
+def test_of_two_certain_voxels_the_more_certain_one_can_be_told():
+    channels = np.zeros((2, 8, 8, 4), dtype=np.float32)
+    channels[0, 2, 2, 1], channels[0, 4, 4, 1] = 20, 40
+    everywhere = np.ones((8, 8, 4), dtype=bool)
+    found = predict_windows(_Recorder(), channels, window=(8, 8, 4), overlap=0.25, where=everywhere)
+    odds = log_odds(found)[0]
+    assert odds[[2, 4, 0], [2, 4, 0], [1, 1, 0]] == pytest.approx(
+        np.array([20, 40, 0]) - np.log(2), abs=1e-4
+    )
+
+
 # ---- small laws ------------------------------------------------------------------------------
 
 
@@ -172,6 +186,14 @@ def test_softmax_and_sigmoid_survive_large_logits():
     logits = np.array([-1e4, 0, 1e4], dtype=np.float32)
     assert softmax(logits).tolist() == [0, 0, 1]
     assert sigmoid(logits).tolist() == [0, 0.5, 1]
+
+
+def test_log_odds_undo_the_softening_and_know_what_is_impossible():
+    logits = np.random.default_rng(0).normal(scale=5, size=(4, 50)).astype(np.float32)
+    p = softmax(logits)[1:]
+    assert special.expit(log_odds(softmax(logits / SOFTENING))) == pytest.approx(p, abs=1e-5)
+    nothing = np.array([[0, 0, 1], [0, 1, 0]], dtype=np.float32)
+    assert log_odds(nothing).tolist() == [[-np.inf, 80, -np.inf]]
 
 
 def test_a_bounding_box_has_a_margin_that_ends_with_the_grid():

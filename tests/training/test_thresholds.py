@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from deepmir.evaluation.detection import evaluate_person
 from deepmir.labels import Finding
-from deepmir.model.weights import Calibration
 from deepmir.segmentation import findings_of
 from deepmir.training.thresholds import (
     CANDIDATES,
@@ -17,13 +17,11 @@ from deepmir.training.thresholds import (
     peak_scores,
 )
 
-PLAIN = dict.fromkeys(Finding, Calibration())
-
 
 def scan(seed):
     """Probabilities with blobs of many heights, some of them on reference lesions."""
     rng = np.random.default_rng(seed)
-    probabilities, reference = np.zeros((3, 24, 24, 8), np.float32), np.zeros((24, 24, 8), int)
+    probabilities, reference = np.full((3, 24, 24, 8), 1e-6, np.float32), np.zeros((24, 24, 8), int)
     for i in range(2, 24, 4):
         for j in range(2, 24, 4):
             block = (slice(i, i + 2), slice(j, j + 2), slice(3, 5))
@@ -37,8 +35,9 @@ def scan(seed):
 @given(st.integers(0, 999), st.sampled_from(CANDIDATES))
 def test_peaks_count_as_the_label_map_would(seed, threshold):
     probabilities, reference = scan(seed)
-    score = peak_scores(probabilities, reference, Finding.CMB, PLAIN[Finding.CMB])
-    labels = findings_of(probabilities, dict.fromkeys(Finding, threshold), PLAIN).astype(int)
+    odds = special.logit(probabilities)
+    score = peak_scores(odds, probabilities[0], reference, Finding.CMB)
+    labels = findings_of(odds, probabilities, dict.fromkeys(Finding, threshold)).astype(int)
     counts = evaluate_person(labels, reference, connectivity=26, rule="any-overlap").cmb
     assert (score.correct >= threshold).sum() == counts.n_correct
     assert (score.false >= threshold).sum() == counts.n_predicted - counts.n_correct
@@ -58,7 +57,8 @@ def test_few_lesions_choose_nothing():
 
 
 def test_each_finding_has_its_own():
-    scans = [(*scan(seed), PLAIN) for seed in range(3)]
+    drawn = [scan(seed) for seed in range(3)]
+    scans = [(special.logit(p), p, reference) for p, reference in drawn]
     chosen = choose_thresholds(scans, dict.fromkeys(Finding, 0.6))
     assert chosen[Finding.IRON] == 0.6
     assert chosen[Finding.CMB] in CANDIDATES
@@ -67,10 +67,11 @@ def test_each_finding_has_its_own():
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_choice_is_the_best_of_the_candidates(seed):
     probabilities, reference = scan(seed)
-    chosen = choose_thresholds([(probabilities, reference, PLAIN)], dict.fromkeys(Finding, 0.6))
+    odds = special.logit(probabilities)
+    chosen = choose_thresholds([(odds, probabilities, reference)], dict.fromkeys(Finding, 0.6))
     f1 = {}
     for threshold in CANDIDATES:
-        labels = findings_of(probabilities, dict.fromkeys(Finding, threshold), PLAIN).astype(int)
+        labels = findings_of(odds, probabilities, dict.fromkeys(Finding, threshold)).astype(int)
         counts = evaluate_person(labels, reference, connectivity=26, rule="any-overlap").cmb
         f1[threshold] = counts.f1
     assert f1[chosen[Finding.CMB]] == pytest.approx(max(f1.values()))

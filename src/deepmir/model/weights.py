@@ -41,7 +41,6 @@ ANATOMY_CLASSES: tuple[str, ...] = (
 )
 """Channels of the anatomy part's softmax; one more channel is the logit of "right side"."""
 
-_LEAST = np.float32(1e-7)  # float32 tells 1 - 1e-7 from 1
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -85,17 +84,16 @@ class Calibration:
     slope: float = Field(default=1.0, gt=0)
     offset: float = 0.0
 
-    def apply(self, probabilities: npt.NDArray[np.floating]) -> FloatMap:
-        """Calibrated probabilities of an array of any shape, float32.
+    def apply(self, log_odds: npt.NDArray[np.floating]) -> FloatMap:
+        """Calibrated probabilities of log odds (logit p) of any shape, float32.
 
         Examples
         --------
         >>> squared_odds = Calibration(slope=2.0, offset=0.0)
-        >>> [round(float(p), 2) for p in squared_odds.apply(np.array([0.5, 0.9]))]
+        >>> [round(float(p), 2) for p in squared_odds.apply(np.log([1.0, 9.0]))]
         [0.5, 0.99]
         """
-        p = np.clip(np.asarray(probabilities, dtype=np.float32), _LEAST, 1 - _LEAST)
-        raised = np.float32(self.slope) * special.logit(p) + np.float32(self.offset)
+        raised = np.float32(self.slope) * np.float32(log_odds) + np.float32(self.offset)
         return np.asarray(special.expit(raised), dtype=np.float32)
 
 

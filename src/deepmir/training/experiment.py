@@ -19,9 +19,10 @@ from deepmir.io.atomic import write_text
 from deepmir.io.bids import DatasetKind, write_dataset_files
 from deepmir.io.nifti import read_volume, write_map
 from deepmir.labels import Finding
+from deepmir.model.predict import log_odds
 from deepmir.model.unet import UNet, build_network
 from deepmir.model.weights import Calibration, Weights, load_weights
-from deepmir.segmentation import findings_of
+from deepmir.segmentation import certainty_of, findings_of
 from deepmir.training.dataset import LABELS_ENDING, LabelledPerson, list_persons, summary_text
 from deepmir.training.export import initial_state
 from deepmir.training.fit import (
@@ -44,7 +45,7 @@ from deepmir.training.slices_task import SlicesTask
 from deepmir.training.sources import Mix, Opener
 from deepmir.training.team import Share
 from deepmir.training.thresholds import choose_thresholds
-from deepmir.volume import Modality
+from deepmir.volume import BoolMap, FloatMap, Modality
 
 PERSONS_NAME = "persons.json"
 PREDICTIONS_NAME = "deepmir out-of-fold predictions"
@@ -228,9 +229,13 @@ def validated_thresholds(
         before = load_weights(experiment.init).thresholds
     scans = (
         (
-            predict_patches(network, case.folder, present=case.person.present, device=device),
+            *odds_and_certainty(
+                experiment,
+                predict_patches(network, case.folder, present=case.person.present, device=device),
+                case.person.present,
+                has_chi=has_chi(case),
+            ),
             np.asarray(open_case(case.folder).labels),
-            calibrations_of(experiment, case.person.present),
         )
         for case in (experiment.cases[name] for name in fold.validation)
     )
@@ -244,6 +249,29 @@ def calibrations_of(
     if experiment.init is None:
         return dict.fromkeys(Finding, Calibration())
     return load_weights(experiment.init).calibrations(present)
+
+
+def has_chi(case: PreparedCase) -> BoolMap:
+    """Where a prepared case's Chimap has a value, on the case's grid (I, J, K)."""
+    return np.asarray(open_case(case.folder).channels[2] != 0)
+
+
+def odds_and_certainty(
+    experiment: Experiment, softened: FloatMap, shown: Present, *, has_chi: BoolMap
+) -> tuple[FloatMap, FloatMap]:
+    """Log odds and calibrated probability of each finding, both (3, I, J, K).
+
+    Parameters
+    ----------
+    softened : (4, I, J, K) array
+        As :func:`~deepmir.training.predict.predict_patches` gives them.
+    shown : tuple of bool
+        Which of T2w, swi and Chimap the network was shown.
+    has_chi : (I, J, K) bool array
+        Where the Chimap has a value.
+    """
+    odds = log_odds(softened)
+    return odds, certainty_of(odds, partial(calibrations_of, experiment), shown, has_chi=has_chi)
 
 
 def predict_person(
@@ -265,9 +293,10 @@ def predict_person(
     if recipe.part == "slices":
         return labels_by_slices(case, network, recipe.slices, device=device)
     shown = experiment.shown or case.person.present
-    probabilities = predict_patches(network, case.folder, present=shown, device=device)
-    on_scan = case.to_scan(probabilities)
-    labels = findings_of(on_scan, thresholds, calibrations_of(experiment, shown))
+    softened = predict_patches(network, case.folder, present=shown, device=device)
+    covered = case.to_scan(has_chi(case)[np.newaxis].astype(np.float32))[0] >= 0.5
+    odds, certainty = odds_and_certainty(experiment, case.to_scan(softened), shown, has_chi=covered)
+    labels = findings_of(odds, certainty, thresholds)
     labels[~np.isin(labels, experiment.labelled)] = 0
     return labels
 

@@ -44,7 +44,9 @@ class SliceLogits:
 def predict_patches(
     network: UNet, folder: Path, *, present: Present, device: torch.device
 ) -> FloatMap:
-    """Probabilities of CMB, IRON and CALCIFICATION on a case's grid: (3, I, J, K).
+    """Softened probabilities of background and each finding on a case's grid: (4, I, J, K).
+
+    :func:`deepmir.model.predict.log_odds` undoes the softening; all are 0 outside the brain.
 
     Without a Chimap the probability of CALCIFICATION counts as that of CMB.
 
@@ -66,15 +68,15 @@ def predict_patches(
     """
     case = open_case(folder)
     brain = np.asarray(case.brain) > 0
-    probabilities = predict_windows(
+    softened = predict_windows(
         TorchNetwork(network, device),
         findings_channels(case, folder, present),
         window=WINDOW,
         overlap=OVERLAP,
         where=brain,
-    )[1:]
-    found: FloatMap = np.where(brain, probabilities, 0).astype(np.float32)
-    return found if present[2] else without_calcification(found)
+    )
+    softened *= brain
+    return softened if present[2] else without_calcification(softened)
 
 
 def findings_channels(case: Case, folder: Path, present: Present) -> FloatMap:

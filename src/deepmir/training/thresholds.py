@@ -15,8 +15,7 @@ import numpy.typing as npt
 from deepmir.labels import Finding
 from deepmir.lesions import label_instances
 from deepmir.model.losses import IGNORE
-from deepmir.model.weights import Calibration
-from deepmir.segmentation import EXTENT_PROBABILITY, label_findings, one_finding_per_component
+from deepmir.segmentation import likely_findings
 from deepmir.volume import FloatMap, IntMap
 
 CANDIDATES: tuple[float, ...] = (
@@ -32,35 +31,34 @@ class PeakScores:
 
     correct: npt.NDArray[np.float64]  # peak of each component that touches a reference lesion
     false: npt.NDArray[np.float64]  # peak of each that touches none
-    best: npt.NDArray[np.float64]  # highest peak that touches each reference lesion; 0 if none
+    best: npt.NDArray[np.float64]  # highest peak that touches each reference lesion; -inf if none
 
 
 def peak_scores(
-    probabilities: FloatMap, reference: IntMap, finding: Finding, calibration: Calibration
+    odds: FloatMap, certainty: FloatMap, reference: IntMap, finding: Finding
 ) -> PeakScores:
     """Find the components of one finding, and what each of them hits.
 
     Parameters
     ----------
-    probabilities : (3, I, J, K) array
-        As the network gives them.
+    odds : (3, I, J, K) array
+        Log odds of each finding, as the network gives them.
+    certainty : (I, J, K) array
+        What peaks are peaks of: the calibrated probability of the finding, or its log odds.
     reference : (I, J, K) integer array
         Findings, 255 where nothing can be told.
     finding : Finding
-    calibration : Calibration
     """
-    extents = dict.fromkeys(Finding, EXTENT_PROBABILITY)
-    labels = one_finding_per_component(label_findings(probabilities, extents), probabilities)
+    labels = likely_findings(odds)
     found = label_instances(labels == finding, connectivity=26)
     true = label_instances(np.asarray(reference == finding), connectivity=26)
     n_found, n_true = int(found.max(initial=0)), int(true.max(initial=0))
-    peaks = np.zeros(n_found + 1)
-    np.maximum.at(peaks, found.ravel(), probabilities[finding - 1].ravel())
-    peaks = calibration.apply(peaks).astype(np.float64)
+    peaks = np.full(n_found + 1, -np.inf)
+    np.maximum.at(peaks, found.ravel(), certainty.ravel())
     hits, ignored = np.zeros(n_found + 1, bool), np.zeros(n_found + 1, bool)
     hits[found[true > 0]] = True
     ignored[found[reference == IGNORE]] = True
-    best = np.zeros(n_true + 1)
+    best = np.full(n_true + 1, -np.inf)
     np.maximum.at(best, true[found > 0], peaks[found[found > 0]])
     numbers = np.arange(1, n_found + 1)
     return PeakScores(
@@ -83,22 +81,22 @@ def best_threshold(scores: Sequence[PeakScores], *, otherwise: float) -> float:
 
 
 def choose_thresholds(
-    scans: Iterable[tuple[FloatMap, IntMap, Mapping[Finding, Calibration]]],
+    scans: Iterable[tuple[FloatMap, FloatMap, IntMap]],
     otherwise: Mapping[Finding, float],
 ) -> dict[Finding, float]:
     """Threshold of each finding from the validation persons.
 
     Parameters
     ----------
-    scans : iterable of (probabilities, reference, calibrations)
-        Of each person, as :func:`peak_scores` takes them.
+    scans : iterable of (log odds, certainty, reference)
+        Of each person, (3, I, J, K) twice and (I, J, K), as :func:`peak_scores` takes them.
     otherwise : mapping
         Threshold of a finding of which there are too few.
     """
     scores: dict[Finding, list[PeakScores]] = {finding: [] for finding in Finding}
-    for probabilities, reference, calibrations in scans:
+    for odds, certainty, reference in scans:
         for finding in Finding:
-            one = peak_scores(probabilities, reference, finding, calibrations[finding])
+            one = peak_scores(odds, certainty[finding - 1], reference, finding)
             scores[finding].append(one)
     return {
         finding: best_threshold(scores[finding], otherwise=otherwise[finding])
