@@ -20,7 +20,6 @@ from deepmir.model.weights import load_weights
 from deepmir.training.patches import list_cases, open_case
 
 HARD_KIND = 2
-THRESHOLD = 0.5
 TRAIN_HEADS = tuple(range(1, 13))
 
 
@@ -34,8 +33,8 @@ def main() -> None:
     network = open_network(weights, "findings", SegmentConfig())
     for name in list_cases(options.cases, TRAIN_HEADS):
         case = open_case(options.cases / name)
-        found = predict(network, case, (True, True, True), weights.manifest.inputs.findings_window)
-        false = false_findings(found, np.asarray(case.labels))
+        odds = predict(network, case, (True, True, True), weights.manifest.inputs.findings_window)
+        false = false_findings(odds, np.asarray(case.labels))
         path = options.cases / name / "mimics.npy"
         mimics = np.minimum(np.load(path), 1)
         mimics[false] = HARD_KIND
@@ -44,9 +43,9 @@ def main() -> None:
         print(name, int(ndimage.label(false)[1]), "false findings", flush=True)
 
 
-def false_findings(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def false_findings(odds: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Voxels of predicted components that touch no label, (I, J, K) bool."""
-    predicted = probabilities.max(axis=0) >= THRESHOLD
+    predicted = odds.max(axis=0) >= 0
     components, _ = ndimage.label(predicted, structure=np.ones((3, 3, 3)))
     true = np.unique(components[(labels > 0) & predicted])
     return predicted & ~np.isin(components, true)

@@ -1,8 +1,6 @@
 """Findings inserted into a map: what is put in is what comes out, where it was put."""
 
-import importlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,11 +23,8 @@ NUCLEI = (
 
 
 @pytest.fixture(scope="module")
-def benchmarks():
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    yield importlib.import_module("semi_real_scans"), importlib.import_module("semi_real")
-    patch.undo()
+def benchmarks(benchmark_module):
+    return benchmark_module("semi_real_scans"), benchmark_module("semi_real")
 
 
 @pytest.fixture(scope="module")
