@@ -223,11 +223,11 @@ def test_train_passes_its_options_on(run, tmp_path, monkeypatch):
     code, out, _ = run(
         "train", "--recipe", "release-findings", "--data", "cases", "--out", tmp_path, "--minutes",
         2, "--steps", 100, "--init", "from", "--no-resume", "--device", "cpu", "--threads", 1,
-        "--workers", 3, "--mix", "anatomies", "--mix", "more",
+        "--workers", 3, "--mix", "anatomies", "--mix", "more", "--seed", 7,
     )  # fmt: skip
     ((recipe, data, folder, options),) = asked
     assert code == 0
-    assert recipe.name == "release-findings"
+    assert (recipe.name, recipe.optimisation.seed) == ("release-findings", 7)
     assert (data.name, folder, options["init"].name) == ("cases", tmp_path, "from")
     assert options["options"] == fit.RunOptions(
         minutes=2, steps=100, resume=False, threads=1, workers=3, device="cpu"
@@ -237,6 +237,16 @@ def test_train_passes_its_options_on(run, tmp_path, monkeypatch):
         ("more", 0.333),
     ]
     assert "step 7 of 100" in out
+
+
+def test_simulated_data_take_one_seed(run, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed")
+    code, _, err = run(
+        "train", "--recipe", "release-anatomy", "--data", tmp_path, "--out", tmp_path / "out",
+        "--seed", 1, "--seed", 2,
+    )  # fmt: skip
+    assert code == 2
+    assert "--seed was given 2 times" in err
 
 
 def test_train_says_how_to_install_its_part(run, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """``deepmir train``: train a network by a recipe, or go on where it stopped."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from deepmir.errors import ConfigError, MissingPartError
 
 if TYPE_CHECKING:
     from deepmir.labels import Finding
+    from deepmir.training.recipes import Recipe
 
 EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
@@ -65,7 +67,9 @@ def run(
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option(min=0, help="Seed in place of the recipe's; repeat for several runs."),
+        typer.Option(
+            min=0, help="Seed in place of the recipe's; with persons repeat it for several runs."
+        ),
     ] = None,
     group_by: options.GroupBy = "auto",
     exclude: options.Exclude = None,
@@ -169,7 +173,13 @@ def run(
     if not training.is_bids(data):
         _refuse_folds(folds, data)
         result = training.train(
-            plan, data, out, init=start, mixes=mixes, options=how, progress=progress
+            _seeded(plan, seed or []),
+            data,
+            out,
+            init=start,
+            mixes=mixes,
+            options=how,
+            progress=progress,
         )
     else:
         study = training.StudyOptions(
@@ -193,6 +203,18 @@ def run(
             plan, choice, out, study=study, options=how, progress=progress
         )
     print(training.ending_text(result, out))
+
+
+def _seeded(recipe: "Recipe", seeds: list[int]) -> "Recipe":
+    """Put the one seed that a run on simulated data takes into its recipe."""
+    if len(seeds) > 1:
+        raise ConfigError(
+            f"--seed was given {len(seeds)} times, and simulated data make one run; give one seed, "
+            "and another --out to each run"
+        )
+    if not seeds:
+        return recipe
+    return replace(recipe, optimisation=replace(recipe.optimisation, seed=seeds[0]))
 
 
 def _findings(names: list[str] | None) -> "tuple[Finding, ...] | None":
