@@ -29,13 +29,14 @@ from scipy import optimize, special
 from deepmir.config import Config, SegmentConfig
 from deepmir.io.nifti import read_label_map, read_volume
 from deepmir.labels import Finding
-from deepmir.model.predict import Network, log_odds, open_network, predict_windows
+from deepmir.model.predict import log_odds, open_network
 from deepmir.model.weights import Calibration, Weights, load_weights
 from deepmir.preprocessing.run import prepare
-from deepmir.segmentation import finding_log_odds, without_calcification
-from deepmir.training.patches import Case, basal_ganglia_of, list_cases, open_case
+from deepmir.segmentation import beyond_chimap, finding_log_odds
+from deepmir.training.patches import list_cases, open_case
+from deepmir.training.predict import predict_patches
 from deepmir.training.thresholds import peak_scores
-from deepmir.volume import Modality, Scans
+from deepmir.volume import Modality, Present, Scans
 from semi_real import WHILE_WORKING, Person, list_persons
 
 VALIDATION_HEADS = (13, 14)
@@ -62,9 +63,7 @@ Pair = tuple[Calibration, Calibration]
 class Candidates:
     """What was marked as one finding in some cases, and what was there."""
 
-    peaks: (
-        np.ndarray
-    )  # (n, 2) greatest log odds of each marked component: within, beyond the Chimap
+    peaks: np.ndarray  # (n, 2) greatest log odds of each component, within and beyond the Chimap
     real: np.ndarray  # (n,) whether it lies on such a finding
     found_by: np.ndarray  # (m, 2) greatest peaks on each reference lesion, -inf where it was missed
     n_cases: int
@@ -158,7 +157,6 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-Present = tuple[bool, bool, bool]
 CaseJob = tuple[Path | tuple[Path, Person], Path | None, dict[str, Present]]
 """Folder of a simulated case, or of all semi-real persons and one of these; weights; subsets."""
 
@@ -174,20 +172,16 @@ def candidates_of_job(job: CaseJob) -> dict[str, dict[Finding, Candidates]]:
             if not present[0]  # these persons have no T2w
         }
     network = open_network(weights, "findings", SegmentConfig(threads=1))
-    window, case = weights.manifest.inputs.findings_window, open_case(what)
-    labels = np.asarray(case.labels).astype(int)
-    has_chi = np.asarray(case.channels[2]) != 0
+    case = open_case(what)
+    labels, chi = np.asarray(case.labels).astype(int), np.asarray(case.channels[2])
     return {
         subset: candidates_of(
-            predict(network, case, present, window), labels, within(has_chi, present)
+            log_odds(predict_patches(network, what, present=present)),
+            labels,
+            beyond_chimap(chi, present),
         )
         for subset, present in subsets.items()
     }
-
-
-def within(has_chi: np.ndarray, present: Present) -> np.ndarray:
-    """Where all contrasts speak: with SWI and a Chimap, where that has a value."""
-    return has_chi if present[1] and present[2] else np.ones_like(has_chi)
 
 
 def semi_real_candidates(
@@ -206,34 +200,19 @@ def semi_real_candidates(
     odds, box = finding_log_odds(prepared, weights, config)
     truth = "truth-" + "swi" * present[1] + "qsm" * present[2]
     labels = read_label_map(person.file(folder, f"{truth}.nii.gz")).data.astype(int)
-    return candidates_of(odds, labels[box], within(prepared.channels[2][box] != 0, present))
-
-
-def predict(
-    network: Network, case: Case, present: Present, window: tuple[int, int, int]
-) -> np.ndarray:
-    """Log odds (3, I, J, K) of each finding in one case with some of its contrasts."""
-    brain = np.asarray(case.brain) > 0
-    stack = np.zeros((8, *brain.shape), dtype=np.float32)
-    for channel, given in enumerate(present):
-        if given:
-            stack[channel], stack[3 + channel] = case.channels[channel], 1
-    stack[6], stack[7] = brain, basal_ganglia_of(np.asarray(case.regions))
-    found = predict_windows(network, stack, window=window, overlap=0.25, where=brain)
-    if not present[2]:
-        found = without_calcification(found)
-    return log_odds(found * brain)
+    beyond = beyond_chimap(prepared.channels[2][box], present)
+    return candidates_of(odds, labels[box], beyond)
 
 
 def candidates_of(
-    odds: np.ndarray, labels: np.ndarray, all_speak: np.ndarray
+    odds: np.ndarray, labels: np.ndarray, beyond: np.ndarray
 ) -> dict[Finding, Candidates]:
     """Find the marked components of a scan; those on ignored voxels are left out."""
     found = {}
     for finding in Finding:
         scores = [
             peak_scores(odds, np.where(part, odds[finding - 1], -np.inf), labels, finding)
-            for part in (all_speak, ~all_speak)
+            for part in (~beyond, beyond)
         ]
         peaks = np.stack([np.concatenate([one.correct, one.false]) for one in scores], axis=1)
         real = np.arange(len(peaks)) < len(scores[0].correct)

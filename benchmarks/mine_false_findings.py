@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from choose_thresholds import predict
 from deepmir.config import SegmentConfig
-from deepmir.model.predict import open_network
+from deepmir.model.predict import log_odds, open_network
 from deepmir.model.weights import load_weights
 from deepmir.training.patches import list_cases, open_case
+from deepmir.training.predict import predict_patches
 
 HARD_KIND = 2
 TRAIN_HEADS = tuple(range(1, 13))
@@ -33,8 +33,8 @@ def main() -> None:
     network = open_network(weights, "findings", SegmentConfig())
     for name in list_cases(options.cases, TRAIN_HEADS):
         case = open_case(options.cases / name)
-        odds = predict(network, case, (True, True, True), weights.manifest.inputs.findings_window)
-        false = false_findings(odds, np.asarray(case.labels))
+        found = predict_patches(network, options.cases / name, present=(True, True, True))
+        false = false_findings(log_odds(found), np.asarray(case.labels))
         path = options.cases / name / "mimics.npy"
         mimics = np.minimum(np.load(path), 1)
         mimics[false] = HARD_KIND

@@ -234,10 +234,10 @@ def test_beyond_the_chimap_only_what_the_other_contrasts_tell_counts():
         return dict.fromkeys(Finding, Calibration(offset=doubt))
 
     odds = np.ones((3, 2, 1, 1), dtype=np.float32)
-    has_chi = np.array([True, False]).reshape(2, 1, 1)
-    both = certainty_of(odds, calibrations, (False, True, True), has_chi=has_chi)
+    chi = np.array([0.1, 0.0], dtype=np.float32).reshape(2, 1, 1)
+    both = certainty_of(odds, calibrations, (False, True, True), chi=chi)
     assert both[CMB - 1].ravel() == pytest.approx(special.expit([1, -1]))
     assert both[IRON - 1].ravel() == pytest.approx(special.expit([1, -1]))
     assert both[CALCIFICATION - 1].ravel() == pytest.approx(special.expit([1, 1]))
-    alone = certainty_of(odds, calibrations, (False, False, True), has_chi=has_chi)
+    alone = certainty_of(odds, calibrations, (False, False, True), chi=chi)
     assert alone == pytest.approx(special.expit(odds))

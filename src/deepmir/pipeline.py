@@ -31,7 +31,7 @@ from deepmir.preprocessing.run import Prepared, Progress, ignore_progress, prepa
 from deepmir.preprocessing.units import QsmUnit
 from deepmir.result import SubjectResult, write_result
 from deepmir.segmentation import Segmentation, resolve_thresholds, segment_findings
-from deepmir.volume import BoolMap, IntMap, Modality, Notice, Scans, Volume
+from deepmir.volume import BoolMap, IntMap, Modality, Notice, Present, Scans, Volume
 
 __all__ = ["PersonScans", "Source", "SubjectResult", "measure", "segment", "write_result"]
 
@@ -270,7 +270,7 @@ def _finish(
     )
 
 
-def modality_notices(present: tuple[bool, bool, bool]) -> tuple[Notice, ...]:
+def modality_notices(present: Present) -> tuple[Notice, ...]:
     """Say what cannot be told from the scans at hand.
 
     Parameters

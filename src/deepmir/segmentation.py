@@ -27,11 +27,10 @@ from deepmir.model.predict import (
 from deepmir.model.weights import Calibration, Weights
 from deepmir.preprocessing.resample import along_axis, interpolate_axis
 from deepmir.preprocessing.run import Prepared, Progress, ignore_progress
-from deepmir.volume import BoolMap, FloatMap
+from deepmir.volume import BoolMap, FloatMap, Present
 
 IN_PLANE_MM = (0.6, 1.0)
 """Voxel sizes in plane that the findings part takes as they are."""
-Present = tuple[bool, bool, bool]
 CalibrationsOf = Callable[[Present], Mapping[Finding, Calibration]]
 _Number = TypeVar("_Number", bound=np.generic)
 _THICKEST_BY = 1.05  # an axis is the slice axis only where its voxels are clearly longer
@@ -82,8 +81,8 @@ def segment_findings(
         return None
     thresholds = resolve_thresholds(weights, config.segment)
     odds, box = finding_log_odds(prepared, weights, config, progress=progress)
-    has_chi = prepared.channels[2][box] != 0
-    certainty = certainty_of(odds, weights.calibrations, prepared.present, has_chi=has_chi)
+    chi = prepared.channels[2][box]
+    certainty = certainty_of(odds, weights.calibrations, prepared.present, chi=chi)
     labels = findings_of(odds, certainty, thresholds)
     shape = prepared.grid.shape
     return Segmentation(
@@ -208,12 +207,11 @@ def without_calcification(softened: FloatMap) -> FloatMap:
 
 
 def certainty_of(
-    odds: FloatMap, calibrations: CalibrationsOf, present: Present, *, has_chi: BoolMap
+    odds: FloatMap, calibrations: CalibrationsOf, present: Present, *, chi: FloatMap
 ) -> FloatMap:
     """Calibrated probability (3, I, J, K) of each finding.
 
-    Beyond the mask that a Chimap was made in only the other contrasts speak, so that what they say
-    there is worth no more than without a Chimap.
+    What SWI says beyond a Chimap is worth no more than without a Chimap.
 
     Parameters
     ----------
@@ -224,16 +222,25 @@ def certainty_of(
         :meth:`deepmir.model.weights.Weights.calibrations`.
     present : tuple of bool
         Whether the network saw T2w, swi and Chimap.
-    has_chi : (I, J, K) bool array
-        Where the Chimap has a value.
+    chi : (I, J, K) array
+        The Chimap, in any unit.
     """
     certainty = _calibrated(odds, calibrations(present))
-    if present[1] and present[2]:
-        beyond = ~has_chi
-        alone = _calibrated(odds[:, beyond], calibrations((present[0], True, False)))
-        for finding in (Finding.CMB, Finding.IRON):  # calcifications are not told without χ
-            certainty[finding - 1, beyond] = alone[finding - 1]
+    beyond = beyond_chimap(chi, present)
+    alone = _calibrated(odds[:, beyond], calibrations((present[0], True, False)))
+    for finding in (Finding.CMB, Finding.IRON):  # calcifications are not told without χ
+        certainty[finding - 1, beyond] = alone[finding - 1]
     return certainty
+
+
+def beyond_chimap(chi: FloatMap, present: Present) -> BoolMap:
+    """Where SWI speaks for itself (I, J, K): outside the mask that the Chimap was made in, 0 there.
+
+    Nowhere without SWI, which leaves nothing to say, nor without a Chimap.
+    """
+    if present[1] and present[2]:
+        return np.asarray(chi == 0)
+    return np.zeros(chi.shape, dtype=bool)
 
 
 def findings_of(

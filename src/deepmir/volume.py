@@ -13,6 +13,8 @@ FloatMap = npt.NDArray[np.float32]
 """Image of (I, J, K) or stack of (C, I, J, K), float32."""
 BoolMap = npt.NDArray[np.bool_]
 IntMap = npt.NDArray[np.integer]
+Present = tuple[bool, bool, bool]
+"""Whether T2w, swi and Chimap are there."""
 
 
 class Modality(StrEnum):
@@ -97,7 +99,7 @@ class Scans:
         raise GeometryError("a person needs at least one of SWI, QSM and T2w; none was given")
 
     @property
-    def present(self) -> tuple[bool, bool, bool]:
+    def present(self) -> Present:
         """Which channels (T2w, swi, Chimap) there are, in the network's order."""
         return self.t2w is not None, self.swi is not None, self.chimap is not None
 

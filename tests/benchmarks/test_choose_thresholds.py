@@ -54,7 +54,7 @@ def test_peaks_within_and_beyond_the_chimap_are_told_apart(chosen):
     odds[0, 4, 4, 1], odds[0, 5, 4, 1] = 2, 6  # false, on the border
     odds[0, 9, 1, 1] = 5  # false, beyond
     labels[9, 4, 1] = Finding.CMB  # missed
-    found = chosen.candidates_of(odds, labels, has_chi)[Finding.CMB]
+    found = chosen.candidates_of(odds, labels, ~has_chi)[Finding.CMB]
     assert sorted(found.peaks.tolist()) == [[-np.inf, 5], [2, 6], [8, -np.inf]]
     assert found.peaks[found.real].tolist() == [[8, -np.inf]]
     assert sorted(found.found_by.tolist()) == [[-np.inf, -np.inf], [8, -np.inf]]

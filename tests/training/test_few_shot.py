@@ -14,6 +14,7 @@ import torch
 
 from deepmir.errors import WeightsError
 from deepmir.labels import Finding
+from deepmir.model.predict_torch import TorchNetwork
 from deepmir.model.unet import anatomy_spec, build_anatomy_network
 from deepmir.model.weights import RELEASED, load_weights
 from deepmir.segmentation import FindingsGrid
@@ -177,7 +178,7 @@ def test_a_few_persons_of_a_shifted_site_make_the_network_better_there(tmp_path)
     again = load_trainable(written.folder, "findings").eval()
     case = there.cases[tested[0]]
     one, other = (
-        predict_patches(network, case.folder, present=(False, True, True), device=CPU)
+        predict_patches(TorchNetwork(network, CPU), case.folder, present=(False, True, True))
         for network in (tuned, again)
     )
     np.testing.assert_allclose(one, other, atol=0.02)  # half precision

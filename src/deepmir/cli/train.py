@@ -1,6 +1,5 @@
 """``deepmir train``: train a network by a recipe, or go on where it stopped."""
 
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,6 @@ from deepmir.errors import ConfigError, MissingPartError
 
 if TYPE_CHECKING:
     from deepmir.labels import Finding
-    from deepmir.training.recipes import Recipe
 
 EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
@@ -172,14 +170,10 @@ def run(
     start = training.init_folder(init)
     if not training.is_bids(data):
         _refuse_folds(folds, data)
+        one_seed = _one_seed(seed or [])
+        seeded = plan if one_seed is None else recipes.with_seed(plan, one_seed)
         result = training.train(
-            _seeded(plan, seed or []),
-            data,
-            out,
-            init=start,
-            mixes=mixes,
-            options=how,
-            progress=progress,
+            seeded, data, out, init=start, mixes=mixes, options=how, progress=progress
         )
     else:
         study = training.StudyOptions(
@@ -205,16 +199,14 @@ def run(
     print(training.ending_text(result, out))
 
 
-def _seeded(recipe: "Recipe", seeds: list[int]) -> "Recipe":
-    """Put the one seed that a run on simulated data takes into its recipe."""
+def _one_seed(seeds: list[int]) -> int | None:
+    """Seed of a run on simulated data; None: the recipe's."""
     if len(seeds) > 1:
         raise ConfigError(
             f"--seed was given {len(seeds)} times, and simulated data make one run; give one seed, "
             "and another --out to each run"
         )
-    if not seeds:
-        return recipe
-    return replace(recipe, optimisation=replace(recipe.optimisation, seed=seeds[0]))
+    return seeds[0] if seeds else None
 
 
 def _findings(names: list[str] | None) -> "tuple[Finding, ...] | None":

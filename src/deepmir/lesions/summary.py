@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from deepmir.labels import Compartment, Finding
 from deepmir.lesions.measure import Certainty, Lesion, SizeClass
+from deepmir.volume import Present
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Summary:
     calcification_volume_mm3: float | None
 
 
-def tellable_findings(present: tuple[bool, bool, bool]) -> frozenset[Finding]:
+def tellable_findings(present: Present) -> frozenset[Finding]:
     """Tell which findings the scans at hand can show.
 
     T2w alone shows none; without a susceptibility map a calcification looks like a microbleed.
@@ -53,7 +54,7 @@ def tellable_findings(present: tuple[bool, bool, bool]) -> frozenset[Finding]:
     return frozenset({Finding.CMB, Finding.IRON}) if swi else frozenset()
 
 
-def summarise(lesions: Sequence[Lesion], *, present: tuple[bool, bool, bool]) -> Summary:
+def summarise(lesions: Sequence[Lesion], *, present: Present) -> Summary:
     """Count the lesions of one person.
 
     Parameters

@@ -24,7 +24,7 @@ from scipy import special
 
 from deepmir.errors import OutputError, WeightsError
 from deepmir.labels import REGIONS, Finding
-from deepmir.volume import CHANNELS, FloatMap
+from deepmir.volume import CHANNELS, FloatMap, Present
 
 Part = Literal["anatomy", "findings"]
 
@@ -126,7 +126,7 @@ class Weights:
         """Least calibrated probability of a finding, chosen on validation data."""
         return {Finding[name]: value for name, value in self.manifest.thresholds.items()}
 
-    def calibrations(self, present: tuple[bool, bool, bool]) -> dict[Finding, Calibration]:
+    def calibrations(self, present: Present) -> dict[Finding, Calibration]:
         """Calibration of each finding's probabilities; the identity where none was fitted.
 
         Parameters
@@ -154,7 +154,7 @@ class Weights:
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
-def contrasts_name(present: tuple[bool, bool, bool]) -> str:
+def contrasts_name(present: Present) -> str:
     """Name of the contrasts that are there.
 
     Examples

@@ -21,7 +21,7 @@ from deepmir.preprocessing.normalize import scale_chi, scale_swi, scale_t2w
 from deepmir.preprocessing.plausibility import check_chimap, check_intensities, check_polarity
 from deepmir.preprocessing.register import Aligned, Alignment, align
 from deepmir.preprocessing.units import QsmUnit, to_ppm
-from deepmir.volume import BoolMap, FloatMap, Modality, Notice, Scans, Volume
+from deepmir.volume import BoolMap, FloatMap, Modality, Notice, Present, Scans, Volume
 
 __all__ = ["Alignment", "Coverage", "Prepared", "Progress", "ignore_progress", "prepare"]
 
@@ -52,7 +52,7 @@ class Prepared:
     """Three modalities on one grid, ready for the findings part."""
 
     channels: FloatMap  # (3, I, J, K): T2w, swi, Chimap, scaled; zeros where not present
-    present: tuple[bool, bool, bool]
+    present: Present
     brain_mask: BoolMap
     brain_probability: FloatMap
     basal_ganglia_probability: FloatMap

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from deepmir.errors import ConfigError
 from deepmir.labels import Finding
 from deepmir.study.paper import INPUTS, Kind
-from deepmir.training.patches import Present
 from deepmir.training.recipes import Recipe, read_recipe, with_slices
-from deepmir.volume import CHANNELS
+from deepmir.volume import CHANNELS, Present
 
 FINDINGS: tuple[Finding, ...] = (Finding.CMB, Finding.IRON)
 """What the paper looks for."""

@@ -37,10 +37,9 @@ from deepmir.model.anatomy_input import (
     scale_anatomy_inputs,
 )
 from deepmir.simulation.tissue import TISSUES, TissueValues, sample_tissue_values
-from deepmir.volume import BoolMap, FloatMap
+from deepmir.volume import BoolMap, FloatMap, Present
 
 Shape = tuple[int, int, int]
-Present = tuple[bool, bool, bool]
 
 AIR_CODE = 0
 """Code of air and of what lies outside a head's array: label 0, no brain."""

@@ -41,6 +41,7 @@ from deepmir.training.fit import (
 from deepmir.training.folds import FoldPlan
 from deepmir.training.lesion_scores import score_labels
 from deepmir.training.prepare import PreparedCase
+from deepmir.training.recipes import with_seed
 
 FOLD_RECORD_NAME = "fold.json"
 SCORES_NAME = "scores.tsv"
@@ -159,8 +160,7 @@ def run_fold(
     """
     seed, number = run
     fold, folder = plan.fold(number), run_folder(out, seed, number)
-    optimisation = replace(experiment.recipe.optimisation, seed=seed)
-    seeded = replace(experiment, recipe=replace(experiment.recipe, optimisation=optimisation))
+    seeded = replace(experiment, recipe=with_seed(experiment.recipe, seed))
     (folder / FOLD_RECORD_NAME).unlink(missing_ok=True)
     result = train_fold(seeded, fold, folder, options=options, progress=progress)
     if not result.finished:

@@ -21,7 +21,7 @@ from deepmir.io.nifti import read_label_map, read_volume
 from deepmir.labels import Finding
 from deepmir.lesions import label_instances
 from deepmir.model.losses import IGNORE
-from deepmir.volume import Modality, Volume
+from deepmir.volume import Modality, Present, Volume
 
 LABELS_ENDING = "_desc-findings_dseg.nii.gz"
 _PARAMETERS_ENDING = "_desc-simulation_parameters.json"
@@ -60,7 +60,7 @@ class LabelledPerson:
         return found
 
     @property
-    def present(self) -> tuple[bool, bool, bool]:
+    def present(self) -> Present:
         """Whether there are T2w, swi and Chimap, in the network's order."""
         return self.t2w is not None, self.swi is not None, self.chimap is not None
 

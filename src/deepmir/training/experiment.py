@@ -20,6 +20,7 @@ from deepmir.io.bids import DatasetKind, write_dataset_files
 from deepmir.io.nifti import read_volume, write_map
 from deepmir.labels import Finding
 from deepmir.model.predict import log_odds
+from deepmir.model.predict_torch import TorchNetwork
 from deepmir.model.unet import UNet, build_network
 from deepmir.model.weights import Calibration, Weights, load_weights
 from deepmir.segmentation import certainty_of, findings_of
@@ -36,7 +37,7 @@ from deepmir.training.folds import Fold
 from deepmir.training.fresh import closing_in_turn, makers_for
 from deepmir.training.labelled_task import LabelledTask
 from deepmir.training.parallel import run_job
-from deepmir.training.patches import Present, open_case
+from deepmir.training.patches import open_case
 from deepmir.training.predict import labels_of_slices, predict_patches, predict_slices
 from deepmir.training.prepare import PreparedCase, prepare_persons
 from deepmir.training.recipes import Recipe, resolve_epochs
@@ -45,7 +46,7 @@ from deepmir.training.slices_task import SlicesTask
 from deepmir.training.sources import Mix, Opener
 from deepmir.training.team import Share
 from deepmir.training.thresholds import choose_thresholds
-from deepmir.volume import BoolMap, FloatMap, Modality
+from deepmir.volume import FloatMap, Modality, Present
 
 PERSONS_NAME = "persons.json"
 PREDICTIONS_NAME = "deepmir out-of-fold predictions"
@@ -227,13 +228,14 @@ def validated_thresholds(
     before = dict.fromkeys(Finding, _UNTUNED_THRESHOLD)
     if experiment.init is not None:
         before = load_weights(experiment.init).thresholds
+    runner = TorchNetwork(network, device)
     scans = (
         (
             *odds_and_certainty(
                 experiment,
-                predict_patches(network, case.folder, present=case.person.present, device=device),
+                predict_patches(runner, case.folder, present=case.person.present),
                 case.person.present,
-                has_chi=has_chi(case),
+                chi=chi_of(case),
             ),
             np.asarray(open_case(case.folder).labels),
         )
@@ -242,22 +244,20 @@ def validated_thresholds(
     return choose_thresholds(scans, before)
 
 
-def calibrations_of(
-    experiment: Experiment, present: tuple[bool, bool, bool]
-) -> dict[Finding, Calibration]:
+def calibrations_of(experiment: Experiment, present: Present) -> dict[Finding, Calibration]:
     """Calibration of the weights that training began with; the identity where it began anew."""
     if experiment.init is None:
         return dict.fromkeys(Finding, Calibration())
     return load_weights(experiment.init).calibrations(present)
 
 
-def has_chi(case: PreparedCase) -> BoolMap:
-    """Where a prepared case's Chimap has a value, on the case's grid (I, J, K)."""
-    return np.asarray(open_case(case.folder).channels[2] != 0)
+def chi_of(case: PreparedCase) -> FloatMap:
+    """Chimap channel of a prepared case, on its grid (I, J, K)."""
+    return np.asarray(open_case(case.folder).channels[2], dtype=np.float32)
 
 
 def odds_and_certainty(
-    experiment: Experiment, softened: FloatMap, shown: Present, *, has_chi: BoolMap
+    experiment: Experiment, softened: FloatMap, shown: Present, *, chi: FloatMap
 ) -> tuple[FloatMap, FloatMap]:
     """Log odds and calibrated probability of each finding, both (3, I, J, K).
 
@@ -267,11 +267,11 @@ def odds_and_certainty(
         As :func:`~deepmir.training.predict.predict_patches` gives them.
     shown : tuple of bool
         Which of T2w, swi and Chimap the network was shown.
-    has_chi : (I, J, K) bool array
-        Where the Chimap has a value.
+    chi : (I, J, K) array
+        The Chimap channel.
     """
     odds = log_odds(softened)
-    return odds, certainty_of(odds, partial(calibrations_of, experiment), shown, has_chi=has_chi)
+    return odds, certainty_of(odds, partial(calibrations_of, experiment), shown, chi=chi)
 
 
 def predict_person(
@@ -293,9 +293,9 @@ def predict_person(
     if recipe.part == "slices":
         return labels_by_slices(case, network, recipe.slices, device=device)
     shown = experiment.shown or case.person.present
-    softened = predict_patches(network, case.folder, present=shown, device=device)
-    covered = case.to_scan(has_chi(case)[np.newaxis].astype(np.float32))[0] >= 0.5
-    odds, certainty = odds_and_certainty(experiment, case.to_scan(softened), shown, has_chi=covered)
+    softened = predict_patches(TorchNetwork(network, device), case.folder, present=shown)
+    chi = case.to_scan(chi_of(case)[np.newaxis])[0]
+    odds, certainty = odds_and_certainty(experiment, case.to_scan(softened), shown, chi=chi)
     labels = findings_of(odds, certainty, thresholds)
     labels[~np.isin(labels, experiment.labelled)] = 0
     return labels

@@ -25,7 +25,6 @@ from deepmir.training.lesion_scores import patch_scores
 from deepmir.training.patches import (
     Patch,
     PatchSampling,
-    Present,
     draw_place,
     make_patch,
 )
@@ -33,7 +32,7 @@ from deepmir.training.prefetch import Prefetch
 from deepmir.training.recipes import Recipe
 from deepmir.training.sources import FixedCases, Mixture, Source
 from deepmir.training.team import ALONE, Share
-from deepmir.volume import CHANNELS
+from deepmir.volume import CHANNELS, Present
 
 _VALIDATION_SEED = 20_000_001
 _VALIDATION_BATCHES = 12

@@ -21,10 +21,9 @@ from scipy import ndimage
 from deepmir.errors import InputError
 from deepmir.labels import BASAL_GANGLIA_BASES, Finding
 from deepmir.model.losses import IGNORE
-from deepmir.volume import BoolMap, FloatMap
+from deepmir.volume import BoolMap, FloatMap, Present
 
 Shape = tuple[int, int, int]
-Present = tuple[bool, bool, bool]
 Voxel = tuple[int, int, int]
 Number = TypeVar("Number", bound=np.generic)
 Coordinates = npt.NDArray[np.int64]

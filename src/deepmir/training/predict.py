@@ -13,12 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from deepmir.model.predict import predict_windows
-from deepmir.model.predict_torch import TorchNetwork
-from deepmir.model.unet import UNet
+from deepmir.model.predict import Network, predict_windows
 from deepmir.model.weights import NetworkInputs
 from deepmir.segmentation import without_calcification
-from deepmir.training.patches import Case, Present, basal_ganglia_of, open_case
+from deepmir.training.patches import Case, basal_ganglia_of, open_case
 from deepmir.training.slices import (
     SliceCase,
     SliceSampling,
@@ -26,7 +24,7 @@ from deepmir.training.slices import (
     findings_of_classes,
     place_of,
 )
-from deepmir.volume import FloatMap
+from deepmir.volume import FloatMap, Present
 
 WINDOW = NetworkInputs().findings_window
 OVERLAP = 0.25
@@ -41,9 +39,7 @@ class SliceLogits:
     logits: FloatMap  # (C, I, J, n_slices), on the grid of the case
 
 
-def predict_patches(
-    network: UNet, folder: Path, *, present: Present, device: torch.device
-) -> FloatMap:
+def predict_patches(network: Network, folder: Path, *, present: Present) -> FloatMap:
     """Softened probabilities of background and each finding on a case's grid: (4, I, J, K).
 
     :func:`deepmir.model.predict.log_odds` undoes the softening; all are 0 outside the brain.
@@ -52,14 +48,12 @@ def predict_patches(
 
     Parameters
     ----------
-    network : UNet
-        The findings part.
+    network : Network
+        The findings part, ready to run on any device.
     folder : Path
         A prepared case.
     present : tuple of bool
         Which of T2w, swi and Chimap the network is shown.
-    device : torch.device
-        Where it runs, in float32.
 
     Raises
     ------
@@ -69,7 +63,7 @@ def predict_patches(
     case = open_case(folder)
     brain = np.asarray(case.brain) > 0
     softened = predict_windows(
-        TorchNetwork(network, device),
+        network,
         findings_channels(case, folder, present),
         window=WINDOW,
         overlap=OVERLAP,

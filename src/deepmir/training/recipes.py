@@ -193,6 +193,11 @@ def with_slices(recipe: Recipe, *, inputs: tuple[str, ...], findings: tuple[str,
     return recipe_from_json(json.dumps(table))
 
 
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """Return the same recipe with another seed."""
+    return replace(recipe, optimisation=replace(recipe.optimisation, seed=seed))
+
+
 def resolve_epochs(recipe: Recipe, steps_per_epoch: int) -> Recipe:
     """Turn epochs into steps; validation and checkpoint then come once an epoch."""
     epochs = recipe.optimisation.epochs

@@ -42,7 +42,7 @@ from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, sett
 from deepmir.training.fresh import closing_in_turn, makers_for
 from deepmir.training.nnunet import NnunetNames, export_nnunet
 from deepmir.training.parallel import run_job
-from deepmir.training.recipes import Recipe, recipe_as_dict, recipe_from_json
+from deepmir.training.recipes import Recipe, recipe_as_dict, recipe_from_json, with_seed
 from deepmir.training.sources import Mix, Mixture, Opener
 from deepmir.training.team import Share
 
@@ -245,8 +245,7 @@ def _train_once(
 ) -> FitResult:  # fmt: skip
     """Train on all persons but those that validate; then write a folder for ``--weights``."""
     seed = study.seeds[0] if study.seeds else experiment.recipe.optimisation.seed
-    optimisation = replace(experiment.recipe.optimisation, seed=seed)
-    seeded = replace(experiment, recipe=replace(experiment.recipe, optimisation=optimisation))
+    seeded = replace(experiment, recipe=with_seed(experiment.recipe, seed))
     fold = plan_split([case.summary for case in experiment.cases.values()], seed=seed)
     result = train_fold(seeded, fold, out, options=options, progress=progress)
     if not result.finished or experiment.recipe.part != "findings":
