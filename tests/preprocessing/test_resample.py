@@ -10,6 +10,7 @@ from deepmir.preprocessing.resample import (
     regrid,
     resample,
     resample_labels,
+    resample_mean,
     to_itk,
     upsample,
 )
@@ -85,6 +86,27 @@ def test_interpolation_takes_any_leading_axes_and_clamps():
     result = interpolate_axis(data, np.array([-3.0, 0.5, 9.0]), axis=-1)
     assert result[0, 0].tolist() == [0, 0.5, 3]
     assert interpolate_axis(data[..., :1], np.array([0.0, 2.0]), axis=2).shape == (2, 3, 2)
+
+
+def test_a_coarse_voxel_is_a_mean_and_stays_in_place(grid):
+    coarse = regrid(grid, (2.0, 2.0, 4.0))
+    inner = (slice(1, -1),) * 3  # the last voxels reach beyond the field of view
+    there = resample_mean(ramp(grid), grid.affine, coarse)
+    np.testing.assert_allclose(there[inner], ramp(coarse)[inner], atol=1e-4)
+    fine = Grid((32, 32, 32), np.diag([0.5, 0.5, 0.5, 1.0]))
+    noise = np.random.default_rng(0).normal(size=fine.shape).astype(np.float32)
+    kept = resample_mean(noise, fine.affine, regrid(fine, (2.0, 2.0, 2.0))).std()
+    assert kept < 0.2 < resample(noise, fine.affine, regrid(fine, (2.0, 2.0, 2.0))).std()
+
+
+def test_background_takes_no_part_in_a_mean():
+    fine = Grid((16, 8, 8), np.eye(4))
+    image = np.zeros(fine.shape, dtype=np.float32)
+    image[5:] = 7
+    mean = resample_mean(image, fine.affine, regrid(fine, (2.0, 2.0, 2.0)))
+    assert mean[1].max() == 0
+    np.testing.assert_allclose(mean[3:], 7, rtol=1e-6)
+    assert set(np.unique(mean[2])) <= {0, 7}
 
 
 def test_labels_keep_their_places_and_are_never_mixed(grid):

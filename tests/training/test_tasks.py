@@ -8,17 +8,24 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deepmir.errors import InputError, TrainingError
+from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.model.anatomy_input import N_CLASSES
 from deepmir.model.unet import UNetSpec, anatomy_spec
-from deepmir.training.anatomy_task import AnatomyTask, _as_batch, _Maker, head_paths, score_anatomy
+from deepmir.training.anatomy_task import (
+    AnatomyCases,
+    AnatomyTask,
+    _as_batch,
+    _Maker,
+    head_paths,
+    score_anatomy,
+)
 from deepmir.training.findings_task import FindingsTask
 from deepmir.training.fit import CHECKPOINT_NAME, Batch, RunOptions, read_checkpoint
 from deepmir.training.fresh import Simulators
 from deepmir.training.patches import PatchSampling
 from deepmir.training.recipes import OptimisationConfig, Recipe, ScheduleConfig
 from deepmir.training.run import train
-from deepmir.training.sources import CaseBlocks, Mixture, Opener
+from deepmir.training.sources import CaseBlocks, Mix, Mixture, Opener
 
 BLOCKS_NAME = "case_blocks.json"
 FINDINGS = Recipe(
@@ -149,6 +156,29 @@ def test_an_anatomy_step_gives_its_batch_in_any_process(anatomies):
     loss = task.loss(network.forward_levels(one.inputs), one)
     assert torch.isfinite(loss)
     task.close()
+
+
+def test_a_share_of_the_anatomy_samples_is_made_of_cases(anatomies, cases, tmp_path):
+    mixes = (Mix(cases, 0.5),)
+    options = RunOptions(steps=2)
+    train(ANATOMY, anatomies, tmp_path / "out", mixes=mixes, options=options)
+    recorded = json.loads((tmp_path / "out" / "mix_1_blocks.json").read_text())
+    assert recorded == {"0": ["case-00000", "case-00001"]}
+    paths = tuple(cases / name for name in recorded["0"])
+    source = AnatomyTask(ANATOMY, anatomies).source
+    mixed = replace(source, cases=AnatomyCases(paths, (), 0.5))
+    alone = replace(source, cases=AnatomyCases(paths, (), 1.0))
+    made = [[_Maker(s)(step)[1].sum() for step in range(12)] for s in (source, mixed, alone)]
+    assert sum(a == b for a, b in zip(made[1], made[2], strict=True)) > 0
+    assert made[1] != made[2]
+    logged = (tmp_path / "out" / "log.jsonl").read_text()
+    assert "nuclei Chimap of cases" in logged
+
+
+def test_the_anatomy_part_takes_one_mix_of_cases(anatomies, cases, tmp_path):
+    for mixes in ((Mix(anatomies, 0.5),), (Mix(cases, 0.3), Mix(cases, 0.3))):
+        with pytest.raises(ConfigError, match="one --mix, a folder of simulated cases"):
+            train(ANATOMY, anatomies, tmp_path / "out", mixes=mixes)
 
 
 def test_anatomy_batches_hold_one_head(anatomies):

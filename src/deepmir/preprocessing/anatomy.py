@@ -22,7 +22,13 @@ from deepmir.model.anatomy_input import (
     scale_anatomy_inputs,
 )
 from deepmir.model.predict import Network, bounding_box, sigmoid, softmax
-from deepmir.preprocessing.resample import along_axis, interpolate_axis, regrid, resample, upsample
+from deepmir.preprocessing.resample import (
+    along_axis,
+    interpolate_axis,
+    regrid,
+    resample_mean,
+    upsample,
+)
 from deepmir.volume import BoolMap, FloatMap, Scans, Volume
 
 MIN_BRAIN_ML = 5.0
@@ -108,7 +114,7 @@ def largest_component_filled(mask: BoolMap) -> BoolMap:
 def _coarse(scan: Volume | None, grid: Grid) -> FloatMap | None:
     if scan is None:
         return None
-    return resample(scan.data.astype(np.float32, copy=False), scan.affine, grid)
+    return resample_mean(scan.data.astype(np.float32, copy=False), scan.affine, grid)
 
 
 def _one_brain(coarse: CoarseAnatomy, reference: Volume) -> CoarseAnatomy:

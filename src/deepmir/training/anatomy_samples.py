@@ -47,6 +47,9 @@ AIR_CODE = 0
 SMALLEST_VOXELS = 64
 """Of a sample along each axis: one coarse voxel would leave instance norms without statistics."""
 
+MOST_OFFSET_PPM = 0.03
+"""Susceptibility has no absolute zero: maps are off by so much."""
+
 _DEEP_CLASSES = [n + 1 for n, region in enumerate(REGIONS) if region.base in BASAL_GANGLIA_BASES]
 _DEEP_SHIFT_VOXELS = 8
 
@@ -434,7 +437,7 @@ def _chimap(scene: _Scene, mask: Tensor, rng: np.random.Generator) -> Tensor:
     image += rng.uniform(0, 0.012) * smooth_field(rng, mask, n_control=6)
     if rng.random() < 0.5 and bool(mask.any()):
         image -= image[mask].mean()
-    image += rng.uniform(-0.03, 0.03)
+    image += rng.uniform(-MOST_OFFSET_PPM, MOST_OFFSET_PPM)
     return torch.where(mask, image, 0)
 
 
@@ -499,7 +502,7 @@ def _veins(brain: Tensor, rng: np.random.Generator) -> Tensor:
     return veins.reshape(brain.shape) * brain
 
 
-def _imperfect_mask(brain: Tensor, rng: np.random.Generator, *, low: float, high: float) -> Tensor:
+def imperfect_mask(brain: Tensor, rng: np.random.Generator, *, low: float, high: float) -> Tensor:
     """Brain mask that eats in or stands off by a few mm, unevenly."""
     soft = brain.float()
     for _ in range(3):
@@ -515,17 +518,17 @@ def make_sample(head: Head, rng: np.random.Generator, sampling: AnatomySampling)
     """Make one training sample of a head: inputs and targets, padded to multiples of 32."""
     view = sample_view(head, rng, sampling)
     codes = codes_in_view(head, view)
-    present = _sample_subset(rng, sampling)
+    present = sample_subset(rng, sampling)
     inputs = _contrasts(head, codes, present, rng=rng, sampling=sampling)
     if rng.random() < sampling.deep_share:
-        box = _deep_box(head.classes[codes], rng)
+        box = deep_box(head.classes[codes], rng)
         codes, inputs = codes[box], inputs[(slice(None), *box)]
     paired = head.paired[codes]
     right = head.right[codes] != view.mirrored
-    return _pad(inputs, head.classes[codes], right=right, paired=paired)
+    return padded_sample(inputs, head.classes[codes], right=right, paired=paired)
 
 
-def _deep_box(classes: Tensor, rng: np.random.Generator) -> tuple[slice, slice, slice]:
+def deep_box(classes: Tensor, rng: np.random.Generator) -> tuple[slice, slice, slice]:
     """Box of at most 128 mm around the basal ganglia; everything where the view has none."""
     deep = torch.argwhere(torch.isin(classes, classes.new_tensor(_DEEP_CLASSES)))
     if not len(deep):
@@ -559,11 +562,11 @@ def _contrasts(
     t2w = _t2w(scene, rng, random_grey=bool(random_grey[0])) if present[0] else None
     swi = _swi(scene, rng, random_grey=bool(random_grey[1])) if present[1] else None
     if rng.random() < sampling.skull_stripped_share:
-        mask = _imperfect_mask(brain, rng, low=0.15, high=0.7)
+        mask = imperfect_mask(brain, rng, low=0.15, high=0.7)
         t2w, swi = (image if image is None else image * mask for image in (t2w, swi))
     chi = None
     if present[2]:
-        chi = _chimap(scene, _imperfect_mask(brain, rng, low=0.3, high=0.95), rng)
+        chi = _chimap(scene, imperfect_mask(brain, rng, low=0.3, high=0.95), rng)
     if t2w is not None and sum(present) > 1 and rng.random() < 0.1:
         t2w = _cut_end(t2w, rng)
     return cast(Tensor, scale_anatomy_inputs(t2w, swi, chi))
@@ -574,7 +577,8 @@ def _sample_values(rng: np.random.Generator) -> TissueValues:
     return sample_tissue_values(rng, b0_t=b0_t, age_years=float(rng.uniform(20, 90)))
 
 
-def _sample_subset(rng: np.random.Generator, sampling: AnatomySampling) -> Present:
+def sample_subset(rng: np.random.Generator, sampling: AnatomySampling) -> Present:
+    """Draw which contrasts a sample has."""
     shares = np.array([share for _, share in sampling.subsets])
     names, _ = sampling.subsets[rng.choice(len(shares), p=shares / shares.sum())]
     given = names.split("+")
@@ -590,7 +594,9 @@ def _cut_end(image: Tensor, rng: np.random.Generator) -> Tensor:
     return image * kept
 
 
-def _pad(inputs: Tensor, classes: Tensor, *, right: Tensor, paired: Tensor) -> AnatomySample:
+def padded_sample(
+    inputs: Tensor, classes: Tensor, *, right: Tensor, paired: Tensor
+) -> AnatomySample:
     """Pad at the far ends as inference does; presence planes stay constant everywhere."""
     i, j, k = classes.shape
     missing = [max(n, SMALLEST_VOXELS) for n in padded_shape((i, j, k))]

@@ -1,4 +1,4 @@
-"""Task of the anatomy part: synthetic heads in, regions and side out."""
+"""Task of the anatomy part: synthetic heads and simulated cases in, regions and side out."""
 
 import signal
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from deepmir.errors import InputError
 from deepmir.labels import NUCLEUS_BASES, REGIONS
 from deepmir.model.losses import anatomy_loss
 from deepmir.model.unet import UNet, build_anatomy_network
+from deepmir.training.anatomy_cases import CoarseCase, load_coarse_case, make_case_sample
 from deepmir.training.anatomy_samples import (
     AnatomySample,
     AnatomySampling,
@@ -31,8 +32,22 @@ from deepmir.training.recipes import Recipe
 
 _VALIDATION_SUBSETS = ("T2w+swi+Chimap", "swi+Chimap", "T2w", "Chimap")
 _VALIDATION_SEED = 20_000_000
+_VALIDATION_CASES = 6
 _heads: list[Head] = []  # of a worker process; filled once when it starts
+_cases: dict[Path, CoarseCase] = {}  # of a worker process; filled as they are drawn
 _Packed = tuple[npt.NDArray[np.generic], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnatomyCases:
+    """Simulated cases of the findings part that a share of the samples is made of."""
+
+    train: tuple[Path, ...]
+    validation: tuple[Path, ...]
+    share: float  # of all samples, 0 to 1
+
+
+NO_CASES = AnatomyCases((), (), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +58,31 @@ class Source:
     sampling: AnatomySampling
     seed: int
     device: str
-    """Where samples are made, as torch names it."""
+    """Where samples of heads are made, as torch names it."""
+    cases: AnatomyCases = NO_CASES
 
 
 class AnatomyTask:
     """Batches of one synthetic head, made by background processes on the device of the run."""
 
     def __init__(
-        self, recipe: Recipe, folder: Path, *, device: str = "cpu", workers: int = 1
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        cases: AnatomyCases = NO_CASES,
+        device: str = "cpu",
+        workers: int = 1,
     ) -> None:
         self._recipe = recipe
         self._folder = folder
         optimisation = recipe.optimisation
         self.source = Source(
-            head_paths(folder, recipe.train_heads), recipe.anatomy, optimisation.seed, device
+            head_paths(folder, recipe.train_heads),
+            recipe.anatomy,
+            optimisation.seed,
+            device,
+            cases,
         )
         if optimisation.batch_size != 1:
             raise InputError(
@@ -118,6 +144,13 @@ class AnatomyTask:
                 sampling = replace(self._recipe.anatomy, subsets=((subset, 1.0),), deep_share=0.0)
                 rng = np.random.default_rng([_VALIDATION_SEED, number])
                 made.append((subset, _as_batch(_packed(make_sample(head, rng, sampling)))))
+        for path in self.source.cases.validation[:_VALIDATION_CASES]:
+            case = load_coarse_case(path)
+            for number, subset in enumerate(_VALIDATION_SUBSETS):
+                sampling = replace(self._recipe.anatomy, subsets=((subset, 1.0),), deep_share=0.0)
+                rng = np.random.default_rng([_VALIDATION_SEED, number])
+                sample = make_case_sample(case, rng, sampling)
+                made.append((f"{subset} of cases", _as_batch(_packed(sample))))
         return tuple(made)
 
     def close(self) -> None:
@@ -170,9 +203,13 @@ class _Maker:
     source: Source
 
     def __call__(self, step: int) -> _Packed:
-        heads = _loaded_heads(self.source)
-        rng = np.random.default_rng([self.source.seed, step])
-        sample = make_sample(heads[int(rng.integers(len(heads)))], rng, self.source.sampling)
+        source, heads = self.source, _loaded_heads(self.source)
+        rng = np.random.default_rng([source.seed, step])
+        if source.cases.share and rng.random() < source.cases.share:
+            case = _loaded_case(source.cases.train[int(rng.integers(len(source.cases.train)))])
+            sample = make_case_sample(case, rng, source.sampling)
+        else:
+            sample = make_sample(heads[int(rng.integers(len(heads)))], rng, source.sampling)
         return _packed(replace(sample, inputs=sample.inputs.half()))
 
 
@@ -188,6 +225,12 @@ def _loaded_heads(source: Source) -> list[Head]:
         device = torch.device(source.device)
         _heads[:] = [load_head(path).to(device) for path in source.paths]
     return _heads
+
+
+def _loaded_case(path: Path) -> CoarseCase:
+    if path not in _cases:
+        _cases[path] = load_coarse_case(path)
+    return _cases[path]
 
 
 def _packed(sample: AnatomySample) -> _Packed:

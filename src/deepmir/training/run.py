@@ -15,7 +15,7 @@ from deepmir.config import Config
 from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.io.atomic import write_text
 from deepmir.model.weights import RELEASED, Weights, load_weights
-from deepmir.training.anatomy_task import AnatomyTask
+from deepmir.training.anatomy_task import NO_CASES, AnatomyCases, AnatomyTask
 from deepmir.training.apply import Trained, find_trained, predict_scans
 from deepmir.training.crossval import SCORES_NAME, CrossValidation, cross_validate
 from deepmir.training.dataset import is_bids, list_scans
@@ -39,11 +39,12 @@ from deepmir.training.fit import (
     result_checkpoint,
 )
 from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, settle_plan
-from deepmir.training.fresh import closing_in_turn, makers_for
+from deepmir.training.fresh import closing_in_turn, has_anatomies, makers_for
 from deepmir.training.nnunet import NnunetNames, export_nnunet
 from deepmir.training.parallel import run_job
+from deepmir.training.patches import list_cases
 from deepmir.training.recipes import Recipe, recipe_as_dict, recipe_from_json, with_seed
-from deepmir.training.sources import Mix, Mixture, Opener
+from deepmir.training.sources import CaseBlocks, Mix, Mixture, Opener
 from deepmir.training.team import Share
 
 __all__ = [
@@ -92,7 +93,8 @@ def train(  # noqa: PLR0913 - what a user says on the command line
     init : Path, optional
         Folder of released weights to start from, with a fresh optimizer.
     mixes : sequence of Mix
-        Other cases, or anatomies, that the findings part draws a share of its patches from.
+        Other cases, or anatomies, that the findings part draws a share of its patches from; one
+        folder of cases that the anatomy part makes a share of its samples of.
     options : RunOptions, optional
         Time, steps, threads, device and processes that simulate.
     progress : callable, optional
@@ -115,8 +117,6 @@ def train(  # noqa: PLR0913 - what a user says on the command line
             f"recipe {recipe.name} trains on scans of persons, and {data} is no BIDS data set (no "
             "sub-* folder); give one such as `deepmir simulate` writes"
         )
-    if recipe.part == "anatomy" and mixes:
-        raise ConfigError("--mix is for the findings part; leave it out")
     given = options or RunOptions()
     make = partial(_open_simulated, _Simulated(recipe, data, out, init, tuple(mixes)), given)
     return run_job(make, recipe, out, options=given, progress=progress)
@@ -140,7 +140,11 @@ def _open_simulated(wanted: _Simulated, options: RunOptions, share: Share) -> Jo
     if recipe.part == "anatomy":
         device = choose_device(options.device, share)
         heads = AnatomyTask(
-            recipe, wanted.data, device=str(device), workers=batch_makers(options, device)
+            recipe,
+            wanted.data,
+            cases=_cases_beside(wanted),
+            device=str(device),
+            workers=batch_makers(options, device),
         )
         return Job(heads, recipe, initial, heads.close)
     makers = makers_for(share, options.workers)
@@ -154,6 +158,25 @@ def _open_simulated(wanted: _Simulated, options: RunOptions, share: Share) -> Jo
         makers=batch_makers(options, choose_device(options.device, share)),
     )
     return Job(task, recipe, initial, closing_in_turn(makers, task))
+
+
+def _cases_beside(wanted: _Simulated) -> AnatomyCases:
+    """Cases that are mixed into the heads of the anatomy part, the same when a run goes on."""
+    if not wanted.mixes:
+        return NO_CASES
+    recipe, mixes = wanted.recipe, wanted.mixes
+    if len(mixes) > 1 or has_anatomies(mixes[0].folder):
+        raise ConfigError(
+            "the anatomy part takes one --mix, a folder of simulated cases; its own samples are "
+            "made of the anatomies in --data"
+        )
+    folder, share = mixes[0].folder, mixes[0].share
+    record = wanted.out / "mix_1_blocks.json"
+    names = CaseBlocks(folder, recipe.train_heads, record).cases_of("0")
+    validation = list_cases(folder, recipe.validation_heads)
+    return AnatomyCases(
+        tuple(folder / name for name in names), tuple(folder / name for name in validation), share
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
