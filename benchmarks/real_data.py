@@ -57,19 +57,33 @@ def qsm_row(options: argparse.Namespace, name: str) -> dict[str, object]:
     result = segment(qsm=path, weights=options.weights, subject=name)
     truth_path = folder / "Label" / f"{name}_Q_QSM_SyNAggro_moved_ROIs.nii.gz"
     truth = np.asarray(nib.load(truth_path).dataobj)
-    regions = result.prepared.regions
-    dice = {
-        nucleus: round(dice_of(np.isin(regions, [100 + base, 200 + base]), np.isin(truth, both)), 3)
-        for nucleus, (both, base) in NUCLEI.items()
-    }
+    dice = dice_of_nuclei(result.prepared.regions, truth)
     counts = {f.name: sum(lesion.finding is f for lesion in result.lesions) for f in Finding}
     brain = dice_of(result.prepared.brain_mask, data != 0)
-    row = {"scan": name, "findings": counts, "dice": dice, "brain_dice": round(brain, 3)}
+    row = {
+        "scan": name,
+        "findings": counts,
+        "dice": {nucleus: both[0] for nucleus, both in dice.items()},
+        "dice_in_labelled_slices": {nucleus: both[1] for nucleus, both in dice.items()},
+        "brain_dice": round(brain, 3),
+    }
     print(row, flush=True)
     for lesion in result.lesions:
         print("  ", lesion.finding.name, [round(x, 1) for x in lesion.centroid_mm],
               f"{lesion.diameter_mm:.1f} mm", lesion.peak_chi_ppm, lesion.probability)  # fmt: skip
     return row
+
+
+def dice_of_nuclei(regions: np.ndarray, silver: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Dice of each nucleus over all slices, and over those where the silver labels have it."""
+    dice = {}
+    for nucleus, (both, base) in NUCLEI.items():
+        found, wanted = np.isin(regions, [100 + base, 200 + base]), np.isin(silver, both)
+        labelled = wanted.any(axis=(0, 1))
+        parts = ((found, wanted), (found[..., labelled], wanted[..., labelled]))
+        whole, within = (round(dice_of(*part), 3) for part in parts)
+        dice[nucleus] = (whole, within)
+    return dice
 
 
 def t2w_row(options: argparse.Namespace, path: Path) -> dict[str, object]:

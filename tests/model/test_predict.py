@@ -196,6 +196,23 @@ def test_log_odds_undo_the_softening_and_know_what_is_impossible():
     assert log_odds(nothing).tolist() == [[-np.inf, 80, -np.inf]]
 
 
+def test_of_two_windows_the_less_certain_does_not_decide_alone():
+    certain = iter((20.0, 4.0))
+
+    def network(batch):
+        odds = next(certain)
+        return np.stack([batch[:, 0] * 0, batch[:, 0] * 0 + odds], axis=1).astype(np.float32)
+
+    where = np.ones((24, 8, 4), dtype=bool)
+    blended = predict_windows(
+        network, np.zeros((1, *where.shape), np.float32), window=(16, 8, 4), overlap=0.5,
+        where=where,
+    )  # fmt: skip
+    odds = log_odds(blended)[0, :, 0, 0]
+    assert odds[[0, -1]] == pytest.approx([20, 4], rel=1e-3)
+    assert 6 < odds[11] < 20
+
+
 def test_a_bounding_box_has_a_margin_that_ends_with_the_grid():
     mask = np.zeros((9, 8, 7), dtype=bool)
     mask[2:4, 5, 0] = True

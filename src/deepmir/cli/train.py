@@ -90,7 +90,7 @@ def run(
         typer.Option(
             metavar="FOLDER",
             help="Simulated cases to draw from beside --data, or anatomies to simulate new ones "
-            "from while training; repeat for several.",
+            "from while training; repeat for several. The anatomy part takes one, of cases.",
         ),
     ] = None,
     mix_share: Annotated[

@@ -25,8 +25,8 @@ Window = tuple[int, int, int]
 WINDOW_MULTIPLE: Window = (8, 8, 4)
 """The findings part halves its grid this often: windows are multiples along I, J and K."""
 SOFTENING = 4.0
-"""Logits are divided by this before the softmax of the findings part. At 1 a network that learned
-long gives 1 - 1e-7 to every bleed and many a vein, and float32 forgets which was the surer."""
+"""Logits are divided by this before the softmax of the findings part. At 1 a voxel where windows
+overlap would be as uncertain as the least certain of them, however sure the others are."""
 _MOST_LOG_ODDS = 80.0
 _SIGMA = 1 / 8  # of the window: how fast a window's weight falls off from its centre
 _Map = TypeVar("_Map", FloatMap, BoolMap)
