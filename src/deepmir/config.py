@@ -54,7 +54,7 @@ class ReconstructConfig:
     strength: float | None = Field(default=None, gt=0)
     """Threshold of TKD (0.15), weight of the closed form (0.003) or of MEDI (0.0003); none: the
     number in brackets."""
-    tolerance: float = Field(default=0.03, gt=0, lt=1)
+    tolerance: float = Field(default=0.01, gt=0, lt=1)
     """MEDI stops when an iteration changes χ by less than this share of its norm."""
     refinements: int = Field(default=2, ge=0, le=5)
     """How often the background is removed again from the field that χ does not explain yet."""

@@ -8,7 +8,7 @@ from deepmir.errors import GeometryError
 from deepmir.physics.dipole import field_ppm
 from deepmir.reconstruction import inversion
 from deepmir.reconstruction.background import remove_background_pdf
-from deepmir.reconstruction.inversion import Morphology, edge_costs, invert
+from deepmir.reconstruction.inversion import Morphology, doubt, edge_costs, invert
 from deepmir.reconstruction.relaxation import MAX_R2STAR_HZ, fit_r2star, ventricles
 from deepmir.reconstruction.unwrap import FieldMap, relative_weight
 
@@ -68,6 +68,29 @@ def test_medi_stops_when_nothing_changes_any_more(local, phantom, raw, morpholog
     loose = counts[1:].index(0)
     tight = len(counts) - loose - 2
     assert 2 <= loose < tight < 2 * inversion.MAX_ITERATIONS
+
+
+def test_a_field_that_is_wrong_in_places_is_doubted_there(
+    local, phantom, raw, morphology, monkeypatch
+):
+    wrong = local.copy()
+    at = np.random.default_rng(0).choice(np.flatnonzero(phantom.brain), 60, replace=False)
+    wrong.ravel()[at] += 0.5  # as a turn too many
+    options = {"morphology": morphology, "tolerance": 0.01}
+    doubting = error_of(inverted(wrong, phantom, raw, "medi", **options), phantom)
+    monkeypatch.setattr(inversion, "doubt", lambda residual, _: np.ones_like(residual))
+    trusting = error_of(inverted(wrong, phantom, raw, "medi", **options), phantom)
+    assert doubting < 0.8 * trusting
+
+
+def test_doubt_begins_at_six_standard_deviations():
+    residual = np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32)
+    residual[3, 4, 5] = -60
+    mask = np.ones(residual.shape, dtype=bool)
+    factor = doubt(residual, mask)
+    assert factor[3, 4, 5] == pytest.approx(0.01, rel=0.1)
+    assert np.count_nonzero(factor < 1) == 1
+    assert (doubt(np.zeros_like(residual), mask) == 1).all()
 
 
 def test_a_step_on_an_edge_of_the_magnitude_costs_nothing():

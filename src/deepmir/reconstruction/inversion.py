@@ -19,6 +19,8 @@ MAX_ITERATIONS = 60
 """Where the iterative inversion has not converged by then, more does not change it visibly."""
 _FIELD_PENALTY = np.float32(1.0)  # ADMM's weight of the split field, in units of the data term
 _GRADIENT_PENALTY = np.float32(100.0)  # that of the split gradient, as a multiple of `strength`
+_OUTLIER = np.float32(6.0)  # residuals of so many standard deviations are no noise
+_DOUBT_EVERY = 5  # iterations between two looks at the residuals
 _MARGIN_MM = 16.0  # zeros at the far end: the convolution is circular
 _EDGE_SHARE = 0.3  # of the gradients in the brain are taken as edges, which cost nothing
 
@@ -73,7 +75,9 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
     Minimises ½‖W (D χ − f)‖² + strength · ‖M ∇χ‖₁ with W the trust in the field, and M = 0 on the
     edges of the magnitude (MEDI: Liu 2011, doi:10.1002/mrm.22816). Solved by splitting field and
     gradient (ADMM), each step in closed form (Milovic 2018, doi:10.1002/mrm.27073). Where
-    signal and trust are lost, as inside a microbleed, χ follows from the field around.
+    signal and trust are lost, as inside a microbleed, χ follows from the field around. Where the
+    field misses the model by far more than noise can, trust is taken back as it iterates
+    (MERIT: Liu 2013, doi:10.1002/mrm.24272).
 
     It stops when an iteration changes χ by less than `tolerance` of its norm.
 
@@ -89,14 +93,14 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
     inverse = 1 / (
         _FIELD_PENALTY * kernel**2 + splitting * _gradient_eigenvalues(shape, spacing_mm) + 1e-7
     )
-    trust = relative_weight(morphology.weight, mask) ** 2
+    trust = given = relative_weight(morphology.weight, mask) ** 2
     cost = edge_costs(morphology.magnitude, mask, spacing_mm)
     threshold = [np.float32(strength) / splitting * part for part in cost]
     field, field_gap = local_ppm * mask, np.zeros(shape, dtype=np.float32)
     chi = np.zeros(shape, dtype=np.float32)
     slope = [np.zeros(shape, dtype=np.float32) for _ in spacing_mm]
     slope_gap = [np.zeros(shape, dtype=np.float32) for _ in spacing_mm]
-    for _ in range(MAX_ITERATIONS):
+    for iteration in range(1, MAX_ITERATIONS + 1):
         before = chi
         spectrum = kernel * rfft3(_FIELD_PENALTY * (field - field_gap))
         split = [part - gap for part, gap in zip(slope, slope_gap, strict=True)]
@@ -104,7 +108,10 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
         spectrum *= inverse
         chi = irfft3(spectrum, shape)
         spectrum *= kernel
-        field_gap += irfft3(spectrum, shape)
+        explained = irfft3(spectrum, shape)
+        if iteration % _DOUBT_EVERY == 0:
+            trust = given * doubt(np.sqrt(given) * (explained - local_ppm), mask)
+        field_gap += explained
         field = (trust * local_ppm + _FIELD_PENALTY * field_gap) / (trust + _FIELD_PENALTY)
         field_gap -= field
         for axis, steps in enumerate(_gradient(chi, spacing_mm)):
@@ -114,6 +121,15 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
         if np.linalg.norm(chi - before) < tolerance * np.linalg.norm(chi):
             break
     return chi
+
+
+def doubt(residual: FloatMap, mask: BoolMap) -> FloatMap:
+    """Factor of the trust: 1, and (6 σ / residual)² beyond 6 robust standard deviations."""
+    size = np.abs(residual)
+    limit = _OUTLIER * np.float32(1.4826 * np.median(size[mask]))
+    if limit == 0:  # no noise to compare with
+        return np.ones_like(size)
+    return np.asarray((limit / np.maximum(size, limit)) ** 2, dtype=np.float32)
 
 
 def edge_costs(magnitude: FloatMap, mask: BoolMap, spacing_mm: Sequence[float]) -> list[FloatMap]:
