@@ -42,7 +42,7 @@ class ReconstructConfig:
     background: Literal["vsharp", "pdf"] = "vsharp"
     """`vsharp` (doi:10.1016/j.neuroimage.2010.10.070); `pdf`: projection onto dipole fields
     (doi:10.1002/nbm.1670), which keeps the rim of the brain."""
-    largest_sphere_mm: float = Field(default=12.0, ge=2, le=40)
+    largest_sphere_mm: float = Field(default=8.0, ge=2, le=40)
     """Radius of the largest sphere of V-SHARP."""
     vsharp_threshold: float = Field(default=0.05, gt=0, lt=1)
     """Truncation of the deconvolution of V-SHARP."""
@@ -54,7 +54,7 @@ class ReconstructConfig:
     strength: float | None = Field(default=None, gt=0)
     """Threshold of TKD (0.15), weight of the closed form (0.003) or of MEDI (0.0003); none: the
     number in brackets."""
-    tolerance: float = Field(default=0.01, gt=0, lt=1)
+    tolerance: float = Field(default=0.015, gt=0, lt=1)
     """MEDI stops when an iteration changes χ by less than this share of its norm."""
     refinements: int = Field(default=2, ge=0, le=5)
     """How often the background is removed again from the field that χ does not explain yet."""

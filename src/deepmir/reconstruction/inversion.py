@@ -19,6 +19,7 @@ MAX_ITERATIONS = 60
 """Where the iterative inversion has not converged by then, more does not change it visibly."""
 _FIELD_PENALTY = np.float32(1.0)  # ADMM's weight of the split field, in units of the data term
 _GRADIENT_PENALTY = np.float32(100.0)  # that of the split gradient, as a multiple of `strength`
+_SIZE_PENALTY = np.float32(5e-4)  # of χ itself, in units of the data term
 _OUTLIER = np.float32(6.0)  # residuals of so many standard deviations are no noise
 _DOUBT_EVERY = 5  # iterations between two looks at the residuals
 _MARGIN_MM = 16.0  # zeros at the far end: the convolution is circular
@@ -72,9 +73,10 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
 ) -> FloatMap:
     """Invert with total variation that spares the edges of the magnitude, iteratively.
 
-    Minimises ½‖W (D χ − f)‖² + strength · ‖M ∇χ‖₁ with W the trust in the field, and M = 0 on the
-    edges of the magnitude (MEDI: Liu 2011, doi:10.1002/mrm.22816). Solved by splitting field and
-    gradient (ADMM), each step in closed form (Milovic 2018, doi:10.1002/mrm.27073). Where
+    Minimises ½‖W (D χ − f)‖² + strength · ‖M ∇χ‖₁ + ½ · 0.0005 · ‖χ‖² with W the trust in the
+    field, and M = 0 on the edges of the magnitude (MEDI: Liu 2011, doi:10.1002/mrm.22816). The last
+    term keeps broad shades out of the directions that the dipole is blind for. Solved by splitting
+    field and gradient (ADMM), each step in closed form (Milovic 2018, doi:10.1002/mrm.27073). Where
     signal and trust are lost, as inside a microbleed, χ follows from the field around. Where the
     field misses the model by far more than noise can, trust is taken back as it iterates
     (MERIT: Liu 2013, doi:10.1002/mrm.24272).
@@ -91,7 +93,9 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
     kernel = dipole_kernel(shape, spacing_mm, b0)
     splitting = _GRADIENT_PENALTY * np.float32(strength)
     inverse = 1 / (
-        _FIELD_PENALTY * kernel**2 + splitting * _gradient_eigenvalues(shape, spacing_mm) + 1e-7
+        _FIELD_PENALTY * kernel**2
+        + splitting * _gradient_eigenvalues(shape, spacing_mm)
+        + _SIZE_PENALTY
     )
     trust = given = relative_weight(morphology.weight, mask) ** 2
     cost = edge_costs(morphology.magnitude, mask, spacing_mm)
