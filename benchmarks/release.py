@@ -1,10 +1,11 @@
-"""The release in one command that goes on where it stopped: data, training, thresholds, export.
+r"""The release in one command that goes on where it stopped: data, training, thresholds, export.
 
     python benchmarks/release.py --heads FOLDER --out work/release --minutes 9
 
     anatomies   heads with regions and nuclei                      (benchmarks/release_data.py)
     cases       training cases of heads 1 to 12
-    anatomy     recipe release-anatomy, from the weights that the package holds
+    anatomy     recipe release-anatomy, from the weights that the package holds; half of its
+                samples are made of the cases
     findings    recipe release-findings-hard, likewise
     mined       what this network gets wrong on the training cases (mine_false_findings.py)
     second      recipe release-findings-hard once more, with those places
@@ -19,7 +20,8 @@ cases that are simulated while it trains, and the rest from those of the stage `
 that need not wait for each other may run side by side, each by a call with ``--only``:
 
     python benchmarks/release.py … --only anatomies
-    python benchmarks/release.py … --only anatomy --anatomy-recipe release-anatomy-gpu &
+    python benchmarks/release.py … --only anatomy --anatomy-recipe release-anatomy-gpu \
+                                   --case-share 0 &
     python benchmarks/release.py … --only cases findings --findings-recipe release-findings-gpu
 """
 
@@ -85,6 +87,10 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--fresh", type=float, default=0.0, help="share of the patches of cases simulated meanwhile"
     )
+    parser.add_argument(
+        "--case-share", type=float, default=0.5,
+        help="share of the anatomy part's samples that the stage `cases` gives",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--makers", type=int, default=0, help="processes that make batches")
     parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU")
@@ -146,14 +152,15 @@ def run_training(
     """Train one part until its schedule ends or the time is over."""
     wanted = read_recipe(recipe)
     is_anatomy = wanted.part == "anatomy"
-    anatomies = options.out / "data" / "anatomies"
-    fresh = options.fresh > 0 and not is_anatomy
+    anatomies, cases = options.out / "data" / "anatomies", options.out / "data" / "cases"
+    data, beside = (anatomies, cases) if is_anatomy else (cases, anatomies)
+    share = options.case_share if is_anatomy else options.fresh
     result = train(
         wanted,
-        anatomies if is_anatomy else options.out / "data" / "cases",
+        data,
         options.out / name,
         init=init,
-        mixes=(Mix(anatomies, options.fresh),) if fresh else (),
+        mixes=(Mix(beside, share),) if share > 0 else (),
         options=RunOptions(
             minutes=max((deadline - time.monotonic() - LAST_MINUTE_S) / 60, 0.1),
             steps=options.anatomy_steps if is_anatomy else options.findings_steps,
