@@ -63,6 +63,6 @@ def test_absent_contrasts_stay_dark(folder):
 
 
 def test_a_broken_case_is_named(folder):
-    (folder / "regions.npy").write_bytes(b"nothing")
+    (folder / "regions.npy").write_bytes(b"")
     with pytest.raises(InputError, match=r"case-00000 is not a whole case"):
         load_coarse_case(folder)

@@ -59,7 +59,7 @@ def load_coarse_case(folder: Path) -> CoarseCase:
             for name in ("channels", "brain", "regions")
         )
         spacing_mm = json.loads((folder / "case.json").read_text(encoding="utf-8"))["spacing_mm"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} is not a whole case ({error}); remove it and simulate it again"
         ) from error
