@@ -10,7 +10,12 @@ from deepmir.config import SegmentConfig
 from deepmir.errors import InputError
 from deepmir.labels import split_region_number
 from deepmir.model.predict import open_network
-from deepmir.preprocessing.anatomy import find_anatomy, largest_component_filled, predict_coarse
+from deepmir.preprocessing.anatomy import (
+    BRAIN_FROM,
+    find_anatomy,
+    largest_component_filled,
+    predict_coarse,
+)
 from deepmir.volume import Modality, Scans
 
 SUBSETS = [
@@ -39,7 +44,7 @@ def dice(first, second):
 def test_every_subset_gives_the_brain(person, network, modalities):
     anatomy = find_anatomy(person.only(*modalities), network)
     assert dice(anatomy.brain_mask, person.brain) > 0.95
-    assert np.array_equal(anatomy.brain_mask, anatomy.brain_probability >= 0.5)
+    assert np.array_equal(anatomy.brain_mask, anatomy.brain_probability >= BRAIN_FROM)
     far = ~ndimage.binary_dilation(person.brain, iterations=3, structure=np.ones((3, 3, 3)))
     assert anatomy.brain_probability[far].max() < 0.01
 

@@ -33,6 +33,8 @@ from deepmir.volume import BoolMap, FloatMap, Scans, Volume
 
 MIN_BRAIN_ML = 5.0
 """Less brain than this in a scan means that the network did not find it."""
+BRAIN_FROM = 0.7
+"""Probability from which a voxel is brain: at 0.5 masks are 3 % too large (docs/decisions.md)."""
 _SLICES_AT_A_TIME = 4
 _CORNERS_TOO = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours
 _BASAL_GANGLIA_CLASSES = [
@@ -119,7 +121,8 @@ def _coarse(scan: Volume | None, grid: Grid) -> FloatMap | None:
 
 def _one_brain(coarse: CoarseAnatomy, reference: Volume) -> CoarseAnatomy:
     """Leave one brain without holes: its largest piece, everything else is outside."""
-    brain = largest_component_filled(coarse.classes[OUTSIDE_CLASS] < 0.5)
+    seen = coarse.classes[OUTSIDE_CLASS] <= 1 - BRAIN_FROM
+    brain = largest_component_filled(seen)
     volume_ml = float(brain.sum()) * SPACING_MM**3 / 1000
     if volume_ml < MIN_BRAIN_ML:
         name = reference.name or f"the {reference.modality} scan"
@@ -133,7 +136,7 @@ def _one_brain(coarse: CoarseAnatomy, reference: Volume) -> CoarseAnatomy:
     near = ndimage.binary_dilation(brain, structure=_CORNERS_TOO)
     classes[:, ~near] = 0
     classes[OUTSIDE_CLASS, ~near] = 1
-    filled = brain & (classes[OUTSIDE_CLASS] >= 0.5)
+    filled = brain & ~seen
     classes[:, filled] = 0
     classes[NO_REGION_CLASS, filled] = 1
     return CoarseAnatomy(classes, coarse.right)
@@ -143,7 +146,7 @@ def _on_reference_grid(coarse: CoarseAnatomy, grid: Grid, brain_mask: BoolMap | 
     i, j, k = (step / SPACING_MM for step in grid.spacing_mm)
     ratio = (i, j, k)
     brain_probability = 1 - upsample(coarse.classes[OUTSIDE_CLASS], grid.shape, ratio)
-    mask = brain_probability >= 0.5
+    mask = brain_probability >= BRAIN_FROM
     if brain_mask is not None:
         mask, brain_probability = brain_mask, brain_mask.astype(np.float32)
     basal_ganglia = upsample(coarse.classes[_BASAL_GANGLIA_CLASSES].sum(axis=0), grid.shape, ratio)
