@@ -136,9 +136,12 @@ def _one_brain(coarse: CoarseAnatomy, reference: Volume) -> CoarseAnatomy:
     near = ndimage.binary_dilation(brain, structure=_CORNERS_TOO)
     classes[:, ~near] = 0
     classes[OUTSIDE_CLASS, ~near] = 1
-    filled = brain & ~seen
-    classes[:, filled] = 0
-    classes[NO_REGION_CLASS, filled] = 1
+    # a hole, as a large bleed leaves it, belongs to the region around it
+    known = brain & seen
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    holes = brain & ~seen
+    i, j, k = nearest[:, holes]
+    classes[:, holes] = classes[:, i, j, k]
     return CoarseAnatomy(classes, coarse.right)
 
 
