@@ -64,5 +64,5 @@ def test_absent_contrasts_stay_dark(folder):
 
 def test_a_broken_case_is_named(folder):
     (folder / "regions.npy").write_bytes(b"")
-    with pytest.raises(InputError, match=r"case-00000 is not a whole case"):
+    with pytest.raises(InputError, match=r"case-00000 cannot be read"):
         load_coarse_case(folder)

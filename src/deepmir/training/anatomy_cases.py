@@ -5,7 +5,6 @@ have what those leave out: deposits in the nuclei, real inversion artefacts, vox
 size. They end outside the brain, so the edge that they were cut at is hidden by a mask.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepmir.errors import InputError
 from deepmir.geometry import Grid
 from deepmir.labels import REGIONS, RIGHT_OFFSET
 from deepmir.model.anatomy_input import SPACING_MM, class_of_regions, scale_anatomy_inputs
@@ -29,6 +27,7 @@ from deepmir.training.anatomy_samples import (
     padded_sample,
     sample_subset,
 )
+from deepmir.training.patches import open_case
 from deepmir.volume import FloatMap
 
 _ABOVE_ZERO = (6.0, 3.0)
@@ -53,21 +52,13 @@ def load_coarse_case(folder: Path) -> CoarseCase:
     InputError
         If a file is missing or damaged.
     """
-    try:
-        channels, brain, regions = (
-            np.load(folder / f"{name}.npy", allow_pickle=False)
-            for name in ("channels", "brain", "regions")
-        )
-        spacing_mm = json.loads((folder / "case.json").read_text(encoding="utf-8"))["spacing_mm"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} is not a whole case ({error}); remove it and simulate it again"
-        ) from error
-    grid = Grid(brain.shape, np.diag([*spacing_mm, 1.0]))
-    coarse = regrid(grid, (SPACING_MM,) * 3)
-    contrasts = [resample_mean(_unscaled(channels, n), grid.affine, coarse) for n in range(3)]
-    here = resample_labels(regions, grid.affine, coarse)
-    classes = class_of_regions(here, resample_labels(brain, grid.affine, coarse) > 0)
+    case = open_case(folder)
+    i, j, k = case.brain.shape
+    affine = np.diag([*case.spacing_mm, 1.0])
+    coarse = regrid(Grid((i, j, k), affine), (SPACING_MM,) * 3)
+    contrasts = [resample_mean(_unscaled(case.channels, n), affine, coarse) for n in range(3)]
+    here, brain = (resample_labels(one, affine, coarse) for one in (case.regions, case.brain))
+    classes = class_of_regions(here, brain > 0)
     paired = [region.base for region in REGIONS if region.paired]
     return CoarseCase(
         contrasts=np.stack(contrasts).astype(np.float16),

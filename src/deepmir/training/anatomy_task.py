@@ -4,7 +4,7 @@ import signal
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import cast
@@ -136,21 +136,19 @@ class AnatomyTask:
 
     @cached_property
     def validation_batches(self) -> tuple[tuple[str, Batch], ...]:
-        """Fixed samples of the validation heads: every subset of contrasts once a head."""
+        """Fixed samples of the validation heads and some of their cases, once for every subset."""
+        heads = head_paths(self._folder, self._recipe.validation_heads)
+        cases = self.source.cases.validation[:_VALIDATION_CASES]
+        makers = [("", partial(make_sample, load_head(path))) for path in heads]
+        makers += [
+            (" of cases", partial(make_case_sample, load_coarse_case(path))) for path in cases
+        ]
         made = []
-        for path in head_paths(self._folder, self._recipe.validation_heads):
-            head = load_head(path)
+        for kind, make in makers:
             for number, subset in enumerate(_VALIDATION_SUBSETS):
                 sampling = replace(self._recipe.anatomy, subsets=((subset, 1.0),), deep_share=0.0)
                 rng = np.random.default_rng([_VALIDATION_SEED, number])
-                made.append((subset, _as_batch(_packed(make_sample(head, rng, sampling)))))
-        for path in self.source.cases.validation[:_VALIDATION_CASES]:
-            case = load_coarse_case(path)
-            for number, subset in enumerate(_VALIDATION_SUBSETS):
-                sampling = replace(self._recipe.anatomy, subsets=((subset, 1.0),), deep_share=0.0)
-                rng = np.random.default_rng([_VALIDATION_SEED, number])
-                sample = make_case_sample(case, rng, sampling)
-                made.append((f"{subset} of cases", _as_batch(_packed(sample))))
+                made.append((subset + kind, _as_batch(_packed(make(rng, sampling)))))
         return tuple(made)
 
     def close(self) -> None:
