@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from deepmir.config import SegmentConfig
 from deepmir.errors import InputError
-from deepmir.labels import split_region_number
+from deepmir.labels import Finding, split_region_number
 from deepmir.model.predict import open_network
 from deepmir.preprocessing.anatomy import (
     BRAIN_FROM,
@@ -52,6 +52,11 @@ def test_every_subset_gives_the_brain(person, network, modalities):
 def test_findings_leave_no_holes(person, network):
     anatomy = find_anatomy(person.scans, network)
     assert anatomy.brain_mask[person.findings > 0].all()
+
+
+def test_a_finding_that_looks_like_no_brain_takes_the_region_around_it(person, network):
+    regions = find_anatomy(person.only(Modality.SWI), network).regions
+    assert set(np.unique(regions[person.findings == Finding.IRON]) % 100) == {23}  # pallidum
 
 
 def test_right_is_towards_larger_x(person, network):

@@ -83,6 +83,22 @@ def test_a_field_that_is_wrong_in_places_is_doubted_there(
     assert doubting < 0.8 * trusting
 
 
+def test_the_size_of_chi_costs_and_broad_shades_fade(phantom, raw, morphology, monkeypatch):
+    rng = np.random.default_rng(2)
+    smooth = ndimage.gaussian_filter(rng.standard_normal(phantom.brain.shape), 4)
+    field = field_ppm(phantom.chi_ppm, raw.SPACING_MM, raw.B0, margin_mm=25)
+    field = (field + smooth * (0.01 / smooth.std())) * phantom.brain
+
+    def shades():
+        chi = inverted(field.astype(np.float32), phantom, raw, "medi", morphology=morphology)
+        error = (chi - phantom.chi_ppm) * phantom.brain
+        return float(np.std(ndimage.gaussian_filter(error, 3)[phantom.brain]))
+
+    with_cost = shades()
+    monkeypatch.setattr(inversion, "_SIZE_PENALTY", np.float32(1e-7))
+    assert with_cost < 0.96 * shades()
+
+
 def test_doubt_begins_at_six_standard_deviations():
     residual = np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32)
     residual[3, 4, 5] = -60
