@@ -2,24 +2,31 @@
 
     python benchmarks/release_weights.py --runs runs --out src/deepmir/weights/released
 
-Reads ``anatomy/last.pt`` and ``findings/last.pt`` under RUNS. ``--thresholds`` takes the JSON of
-benchmarks/choose_thresholds.py, ``--detection`` and ``--real`` those of the other benchmarks:
-their figures go into the model card.
+Reads ``anatomy/last.pt`` and ``findings/last.pt`` under RUNS. If only one of them is there, the
+other part is taken from the package's weights, and so are thresholds and calibration unless
+``--thresholds`` names the JSON of benchmarks/choose_thresholds.py. ``--detection`` and ``--real``
+take those of the other benchmarks: their figures go into the model card.
 """
 
 import argparse
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from deepmir.labels import Finding
-from deepmir.model.weights import Calibration
+from deepmir.model.weights import ONNX_FILES, RELEASED, Calibration, load_weights
 from deepmir.training.export import ReleaseNotes, export_release
 
 
 def main() -> None:
     """Export both parts with the notes."""
     options = read_options()
+    paths = {part: options.runs / part / "last.pt" for part in ONNX_FILES}
+    runs = {part: path for part, path in paths.items() if path.exists()}
+    if not runs:
+        raise SystemExit(f"wanted {' or '.join(map(str, paths.values()))}, found neither")
+    base = RELEASED if len(runs) < len(paths) else None
     notes = ReleaseNotes(
         code_version=version("deepmir"),
         data=options.data,
@@ -27,8 +34,11 @@ def main() -> None:
         calibration=calibration_of(options.thresholds),
         validation=figures_of(options.detection, options.real),
     )
-    runs = {part: options.runs / part / "last.pt" for part in ("anatomy", "findings")}
-    export_release(runs, options.out, notes)
+    if base is not None and options.thresholds is None:
+        earlier = load_weights(base)
+        calibration = earlier.manifest.calibration
+        notes = replace(notes, thresholds=earlier.thresholds, calibration=calibration)
+    export_release(runs, options.out, notes, base=base)
     print(f"released: {options.out}")
 
 

@@ -114,12 +114,38 @@ def test_presence_planes_fill_the_padding_and_images_do_not(person):
         return np.zeros((1, 19, *batch.shape[2:]), dtype=np.float32)
 
     coarse = predict_coarse(person.only(Modality.T2W, Modality.CHIMAP), network)
-    (batch,) = asked
+    batch, _ = asked
     assert batch.shape == (1, 6, 32, 32, 32)
     assert coarse.classes.shape == (18, 20, 23, 26)
     assert [float(plane.min()) for plane in batch[0, 3:]] == [1, 0, 1]
     assert not batch[0, :3, 20:].any()
     assert batch[0, 0, :20, :23, :26].any()
+
+
+def test_the_head_is_seen_mirrored_too_and_the_mean_counts(person):
+    answers = []
+
+    def network(batch):
+        """Outside where the image is dark, right towards larger x; the second answer is weaker."""
+        answers.append(batch[0, 0])
+        logits = np.zeros((1, 19, *batch.shape[2:]), dtype=np.float32)
+        logits[0, 0] = np.where(batch[0, 0] > 0, -9, 9) / len(answers)
+        logits[0, 18, 10:20] = 9
+        logits[0, 18, :10] = -9
+        return logits
+
+    t2w = person.scans.t2w
+    lopsided = t2w.data.copy()
+    lopsided[: t2w.data.shape[0] // 3] = 0
+    coarse = predict_coarse(Scans(t2w=t2w.with_data(lopsided)), network)
+    seen, mirrored = (np.asarray(image[:20, :23, :26]) for image in answers)
+    assert np.array_equal(seen, mirrored[::-1])
+    assert not np.array_equal(seen, seen[::-1])
+    outside = (1 / (1 + 17 * np.exp(-9)) + 1 / (1 + 17 * np.exp(-4.5))) / 2
+    assert coarse.classes[0][seen == 0] == pytest.approx(outside, abs=1e-3)
+    assert coarse.classes[0][seen > 0].max() < 1e-2
+    assert coarse.right[10:].min() > 0.99
+    assert coarse.right[:10].max() < 0.01
 
 
 def test_a_scan_without_a_brain_is_refused_by_name(person, network):

@@ -129,6 +129,19 @@ def test_half_a_release_is_refused(checkpoints, tmp_path):
         export_release({"anatomy": checkpoints["anatomy"]}, tmp_path, ReleaseNotes())
 
 
+def test_a_part_that_was_not_trained_comes_from_the_base(checkpoints, released, tmp_path):
+    out = tmp_path / "next"
+    export_release({"anatomy": checkpoints["anatomy"]}, out, ReleaseNotes(), base=released)
+    before, after = (load_file(folder / "weights.safetensors") for folder in (released, out))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert (out / "findings.onnx").read_bytes() == (released / "findings.onnx").read_bytes()
+    card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card.count("## anatomy part") == card.count("## findings part") == 1
+    assert card.count("tiny-findings") == 1
+    assert "CMB sensitivity" not in card  # measured with the weights before
+
+
 def test_rounding_is_to_what_half_precision_holds():
     rounded = half_rounded({"w": torch.tensor([0.1, 1e6]), "n": torch.tensor(3)})
     assert rounded["w"].tolist() == [float(np.float16(0.1)), 65504.0]

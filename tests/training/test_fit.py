@@ -366,10 +366,34 @@ def test_a_score_that_no_validation_gives_is_refused(tmp_path):
 def test_progress_says_loss_scores_and_the_time_left(tmp_path):
     lines = []
     fit(Job(TinyTask(), recipe()), tmp_path, options=RunOptions(), progress=lines.append)
-    assert lines[0] == "tiny: step 0 of 8 on cpu"
+    assert lines[0].startswith("tiny: step 0 of 8 on cpu")
     assert lines[1].startswith("step 2 of 8: loss ")
     assert lines[1].endswith(" s left")
     assert lines[3].startswith("step 4: hit ")
+
+
+class TypedTask(TinyTask):
+    """Remembers the numbers that the network's logits are made of."""
+
+    def loss(self, logits, batch):
+        """Return the findings loss."""
+        self.seen = logits[0].dtype
+        return super().loss(logits, batch)
+
+
+@pytest.mark.parametrize(
+    ("there", "dtype", "said"),
+    [(True, torch.bfloat16, False), (False, torch.float32, True)],
+)
+def test_without_bfloat16_training_is_in_float32_and_says_so(
+    tmp_path, monkeypatch, there, dtype, said
+):
+    """A processor that emulates it takes minutes a step."""
+    monkeypatch.setattr("deepmir.training.fit.has_bf16", lambda _: there)
+    task, lines = TypedTask(), []
+    fit(Job(task, recipe(1)), tmp_path, options=RunOptions(), progress=lines.append)
+    assert task.seen == dtype
+    assert ("float32 (no bfloat16 here)" in lines[0]) == said
 
 
 def test_tensorboard_files_are_written_where_asked(tmp_path):

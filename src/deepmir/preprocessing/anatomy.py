@@ -87,21 +87,32 @@ def find_anatomy(aligned: Scans, network: Network, *, brain_mask: BoolMap | None
 def predict_coarse(aligned: Scans, network: Network) -> CoarseAnatomy:
     """Run the anatomy part on scans of one grid, resampled to 2 mm along its axes.
 
-    The far ends are padded with zeros to multiples of 32 voxels for the network.
+    The network sees the head twice, as it is and mirrored along I; the mean counts.
     """
     coarse_grid = regrid(aligned.reference.grid, (SPACING_MM,) * 3)
     t2w, swi, chi = (
         _coarse(scan, coarse_grid) for scan in (aligned.t2w, aligned.swi, aligned.chimap)
     )
     inputs = scale_anatomy_inputs(t2w, swi, chi)
-    i, j, k = coarse_grid.shape
+    classes, right = _classes_and_side(inputs, network)
+    mirrored, left = _classes_and_side(inputs[:, ::-1], network)
+    half = np.float32(0.5)
+    return CoarseAnatomy(half * (classes + mirrored[:, ::-1]), half * (right - left[::-1]) + half)
+
+
+def _classes_and_side(inputs: FloatMap, network: Network) -> tuple[FloatMap, FloatMap]:
+    """Probabilities (18, I, J, K) of the classes and (I, J, K) of the right side.
+
+    The far ends are padded with zeros to multiples of 32 voxels for the network.
+    """
+    i, j, k = inputs.shape[1:]
     padding = [(0, n - have) for n, have in zip(padded_shape((i, j, k)), (i, j, k), strict=True)]
     # the presence planes are constant everywhere, padding included
     padded = np.concatenate(
         [np.pad(inputs[:3], [(0, 0), *padding]), np.pad(inputs[3:], [(0, 0), *padding], "edge")]
     )
     logits = network(padded[np.newaxis])[0][:, :i, :j, :k]
-    return CoarseAnatomy(softmax(logits[: NO_REGION_CLASS + 1]), sigmoid(logits[-1]))
+    return softmax(logits[: NO_REGION_CLASS + 1]), sigmoid(logits[-1])
 
 
 def largest_component_filled(mask: BoolMap) -> BoolMap:

@@ -4,10 +4,12 @@
     findings/last.pt ─┴─▶ half-precision EMA ─┼─▶ weights.safetensors           (train on, GPU)
                                               └─▶ manifest.json, MODEL_CARD.md
 
+A part that was not trained on is taken from an earlier folder, with its chapter of the card.
 Both forms hold the same half-precision numbers: the weights are rounded first, then written
 twice. There is no pickle in the folder.
 """
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,24 +74,56 @@ class TrainedPart:
     scores: Mapping[str, float]
     network: UNet
 
+    @property
+    def card(self) -> list[str]:
+        """Its chapter of the model card, as lines."""
+        return _part_card(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptPart:
+    """One part as an earlier folder holds it, with its chapter of that folder's card."""
+
+    part: Part
+    scores: Mapping[str, float]
+    network: UNet
+    card: list[str]
+
 
 # ---- out -----------------------------------------------------------------------------------
 
 
-def export_release(checkpoints: Mapping[Part, Path], out: Path, notes: ReleaseNotes) -> Weights:
+def export_release(
+    checkpoints: Mapping[Part, Path], out: Path, notes: ReleaseNotes, *, base: Path | None = None
+) -> Weights:
     """Write the released folder from the averaged weights of one checkpoint a part.
+
+    Parameters
+    ----------
+    checkpoints : mapping
+        Checkpoint of each part that was trained.
+    out : Path
+        Folder that is written.
+    notes : ReleaseNotes
+        What the release says of itself.
+    base : Path, optional
+        Weights folder that a part without a checkpoint is taken from.
 
     Raises
     ------
     TrainingError
         If a checkpoint cannot be read or is of the other part.
     WeightsError
-        If a part is missing, or the folder exceeds 16 MB.
+        If a part is missing, `base` is damaged, or the folder exceeds 16 MB.
     OutputError
         If the manifest cannot be written.
     """
+    kept = () if base is None else [part for part in ONNX_FILES if part not in checkpoints]
+    parts: list[TrainedPart | KeptPart] = [
+        *(read_trained_part(part, path) for part, path in checkpoints.items()),
+        *(_kept_part(part, base) for part in kept if base is not None),
+    ]
     out.mkdir(parents=True, exist_ok=True)
-    parts = [read_trained_part(part, path) for part, path in checkpoints.items()]
     for trained in parts:
         write_onnx(trained.network, out / ONNX_FILES[trained.part])
     write_safetensors({trained.part: trained.network for trained in parts}, out / TRAINABLE_FILE)
@@ -126,6 +160,14 @@ def read_trained_part(part: Part, checkpoint: Path) -> TrainedPart:
     network.load_state_dict(half_rounded(released_state(stored.ema)))
     network.eval()
     return TrainedPart(part, stored.recipe, stored.step, stored.scores, network)
+
+
+def _kept_part(part: Part, base: Path) -> KeptPart:
+    network = load_trainable(base, part)
+    card = (base / CARD_FILE).read_text(encoding="utf-8")
+    chapters = [chapter.strip() for chapter in re.split(r"^(?=## )", card, flags=re.MULTILINE)]
+    own = [chapter for chapter in chapters if chapter.startswith(f"## {part} part")]
+    return KeptPart(part, {}, network, own[0].splitlines() if own else [f"## {part} part"])
 
 
 def half_rounded(state: State) -> State:
@@ -199,7 +241,7 @@ def write_safetensors(networks: Mapping[Part, UNet], path: Path) -> None:
     path.chmod(0o644)  # safetensors makes it readable by its owner only
 
 
-def _all_scores(parts: list[TrainedPart]) -> dict[str, float]:
+def _all_scores(parts: list[TrainedPart | KeptPart]) -> dict[str, float]:
     return {
         f"{trained.part} {name}": value
         for trained in parts
@@ -207,7 +249,7 @@ def _all_scores(parts: list[TrainedPart]) -> dict[str, float]:
     }
 
 
-def model_card(parts: list[TrainedPart], notes: ReleaseNotes) -> str:
+def model_card(parts: list[TrainedPart | KeptPart], notes: ReleaseNotes) -> str:
     """Model card in Markdown: what it is for, how it was made, what was measured."""
     lines = [
         f"# {notes.name} {notes.version}",
@@ -220,8 +262,8 @@ def model_card(parts: list[TrainedPart], notes: ReleaseNotes) -> str:
         f"- Code: deepmir {notes.code_version or 'unknown version'}",
         f"- Thresholds: {', '.join(f'{f.name} {t:g}' for f, t in notes.thresholds.items())}",
     ]
-    for trained in parts:
-        lines += ["", *_part_card(trained)]
+    for part in parts:
+        lines += ["", *part.card]
     if notes.validation:
         lines += ["", "## Measured after training", "", "| figure | value |", "|---|---|"]
         lines += [f"| {name} | {value:.3f} |" for name, value in notes.validation.items()]

@@ -189,7 +189,8 @@ def fit(
         state = start_state(job, out, device=device, resume=options.resume, team=team)
         books = _Books(job, out, steps, options, progress) if team.share.leads else None
         with StopRequest() as stop:
-            progress(f"{recipe.name}: step {state.step} of {steps} on {device}{_beside(team)}")
+            where = f"{device}{_beside(team)}{_without_bf16(recipe, device)}"
+            progress(f"{recipe.name}: step {state.step} of {steps} on {where}")
             over = _over(stop, _Clock(options.minutes), team)
             while state.step < steps:
                 if not _wait_for_data(job.task, state.step, team=team, over=over, told=progress):
@@ -209,6 +210,22 @@ def fit(
 
 def _beside(team: Team) -> str:
     return f", {team.share.count} processes" if team.share.count > 1 else ""
+
+
+def _without_bf16(recipe: Recipe, device: torch.device) -> str:
+    wanted = recipe.optimisation.bf16 and not has_bf16(device)
+    return ", in float32 (no bfloat16 here)" if wanted else ""
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16; a processor that must emulate it takes minutes a step.
+
+    oneDNN, which torch computes with on processors, needs AVX-512 for it (or its like on ARM).
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch has no public name for this
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def _over(stop: "StopRequest", clock: "_Clock", team: Team) -> Callable[[], bool]:
@@ -338,7 +355,8 @@ def train_step(
     optimisation = job.recipe.optimisation
     batch = job.task.batch(state.step).to(device)
     state.network.train()
-    with torch.autocast(device.type, torch.bfloat16, enabled=optimisation.bf16):
+    bf16 = optimisation.bf16 and has_bf16(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         logits = state.forward(batch.inputs)
     loss = _loss_of_all(job.task, logits, batch, team)
     state.optimizer.zero_grad(set_to_none=True)

@@ -44,7 +44,8 @@ class OptimisationConfig:
     """Moving average of the weights; these are what is validated and released."""
     clip_norm: float = Field(default=1.0, gt=0)
     bf16: bool = True
-    """Run the network in bfloat16 where autocast allows it; losses stay in float32."""
+    """Run the network in bfloat16 where the device has it and autocast allows it; losses stay in
+    float32."""
     seed: int = Field(default=1, ge=0)
 
 
