@@ -1,16 +1,18 @@
 """Fine-tuning the released network on a few persons of a simulated site that is unlike its data.
 
-    python benchmarks/few_shot.py --shared ../shared/data --out work/few_shot --persons 10 --few 4
+    python benchmarks/few_shot.py --anatomies cache/anatomies --out work/few_shot
 
 The site: protocol `mesa-like`, its SWI with half the contrast, its susceptibility blurred and at
-60 %, as an overly smooth inversion gives it. A few persons train, one validates, the others (of
-other heads) are predicted by the released network and by the tuned one. Prints sensitivity,
+60 %, as an overly smooth inversion gives it. A few persons train, one validates, the others are
+predicted by the released network and by the tuned one; those that validate or are predicted have
+heads that the released network never trained on. Prints sensitivity,
 precision and F1 of each finding before and after, and writes them as JSON. The same command goes on
 where it stopped.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,8 @@ from deepmir.config import Config
 from deepmir.evaluation.detection import Score, pool
 from deepmir.labels import Finding
 from deepmir.model.weights import RELEASED, load_weights
-from deepmir.simulation.cohort import TRUTH_FOLDER, open_anatomy, person_label, write_person
+from deepmir.simulation.anatomy import load_anatomy
+from deepmir.simulation.cohort import TRUTH_FOLDER, person_label, write_person
 from deepmir.simulation.person import SimulatedPerson, simulate_person
 from deepmir.study.cohort import PROTOCOL, mesa_counts
 from deepmir.training.dataset import read_reference_labels
@@ -41,13 +44,15 @@ from deepmir.training.lesion_scores import score_labels
 from deepmir.training.recipes import read_recipe
 
 SEED = 4242
+TRAIN_HEADS, VALIDATION_HEAD, TEST_HEADS = tuple(range(1, 13)), 14, (15, 16)
 SWI_POWER, CHI_SHARE, CHI_BLUR_VOXELS = 0.5, 0.6, 0.7
 
 
 def main() -> None:
     """Simulate the site, predict, tune, predict again, print."""
     given = read_options()
-    simulate_site(given.out / "site", given.shared / "anatomy_labels", given.persons)
+    heads = (*TRAIN_HEADS[: given.few], VALIDATION_HEAD, *(TEST_HEADS * given.test)[: given.test])
+    simulate_site(given.out / "site", given.anatomies, heads)
     cases, labelled = prepare_data(
         DataChoice(data=given.out / "site", group_by="person"),
         given.out / "cases",
@@ -81,13 +86,13 @@ def main() -> None:
     (given.out / "few_shot.json").write_text(text + "\n", encoding="utf-8")
 
 
-def simulate_site(out: Path, heads: Path, persons: int) -> None:
-    """Write the persons that are not there yet; heads 01 to 16 in turn."""
-    for n in range(persons):
+def simulate_site(out: Path, anatomies: Path, heads: Sequence[int]) -> None:
+    """Write the persons that are not there yet, one of each head."""
+    for n, head in enumerate(heads):
         label = person_label(SEED, n)
         if (out / TRUTH_FOLDER / f"sub-{label}").exists():
             continue
-        anatomy = open_anatomy(heads / f"anatomy_{n % 16 + 1:02d}.nii.gz")
+        anatomy = load_anatomy(anatomies / f"head_{head:02d}.npz")
         person = simulate_person(
             anatomy, seed=SEED + n, protocol=PROTOCOL, counts=mesa_counts, whole_head=True
         )
@@ -119,10 +124,10 @@ def figures(score: Score) -> dict[str, list[float | None]]:
 def read_options() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--anatomies", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--persons", type=int, default=10)
     parser.add_argument("--few", type=int, default=4, help="persons that train")
+    parser.add_argument("--test", type=int, default=6, help="persons that are predicted")
     parser.add_argument("--steps", type=int, help="in place of the recipe's")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     return parser.parse_args()
