@@ -2,10 +2,10 @@
 
     python benchmarks/release_weights.py --runs runs --out src/deepmir/weights/released
 
-Reads ``anatomy/last.pt`` and ``findings/last.pt`` under RUNS. If only one of them is there, the
-other part is taken from the package's weights, and so are thresholds and calibration unless
-``--thresholds`` names the JSON of benchmarks/choose_thresholds.py. ``--detection`` and ``--real``
-take those of the other benchmarks: their figures go into the model card.
+Reads ``anatomy/last.pt`` and ``findings/last.pt`` under RUNS. A part that is not there is taken
+from the package's weights, and so are thresholds and calibration unless ``--thresholds`` names the
+JSON of benchmarks/choose_thresholds.py. ``--detection``, ``--semi-real`` and ``--real`` take those
+of the other benchmarks: their figures go into the model card. Without RUNS the card alone is new.
 """
 
 import argparse
@@ -15,24 +15,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 from deepmir.labels import Finding
-from deepmir.model.weights import ONNX_FILES, RELEASED, Calibration, load_weights
+from deepmir.model.weights import ONNX_FILES, RELEASED, Calibration, Part, load_weights
 from deepmir.training.export import ReleaseNotes, export_release
 
 
 def main() -> None:
     """Export both parts with the notes."""
     options = read_options()
-    paths = {part: options.runs / part / "last.pt" for part in ONNX_FILES}
-    runs = {part: path for part, path in paths.items() if path.exists()}
-    if not runs:
-        raise SystemExit(f"wanted {' or '.join(map(str, paths.values()))}, found neither")
-    base = RELEASED if len(runs) < len(paths) else None
+    runs = {} if options.runs is None else checkpoints_under(options.runs)
+    base = RELEASED if len(runs) < len(ONNX_FILES) else None
     notes = ReleaseNotes(
         code_version=version("deepmir"),
         data=options.data,
         thresholds=thresholds_of(options.thresholds),
         calibration=calibration_of(options.thresholds),
-        validation=figures_of(options.detection, options.real),
+        validation=figures_of(options),
     )
     if base is not None and options.thresholds is None:
         earlier = load_weights(base)
@@ -45,10 +42,11 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--runs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--thresholds", type=Path)
     parser.add_argument("--detection", type=Path)
+    parser.add_argument("--semi-real", type=Path)
     parser.add_argument("--real", type=Path, nargs="*", default=[])
     parser.add_argument(
         "--data",
@@ -56,6 +54,15 @@ def read_options() -> argparse.Namespace:
         "made by benchmarks/release_data.py",
     )
     return parser.parse_args()
+
+
+def checkpoints_under(runs: Path) -> dict[Part, Path]:
+    """Checkpoint of each part that was trained."""
+    paths: dict[Part, Path] = {part: runs / part / "last.pt" for part in ONNX_FILES}
+    there = {part: path for part, path in paths.items() if path.exists()}
+    if not there:
+        raise SystemExit(f"wanted {' or '.join(map(str, paths.values()))}, found neither")
+    return there
 
 
 def thresholds_of(path: Path | None) -> dict[Finding, float]:
@@ -77,13 +84,18 @@ def calibration_of(path: Path | None) -> dict[str, dict[str, Calibration]]:
     }
 
 
-def figures_of(detection: Path | None, real: list[Path]) -> dict[str, float]:
+def figures_of(options: argparse.Namespace) -> dict[str, float]:
     """Figures measured after training, by name."""
     figures: dict[str, float] = {}
-    if detection is not None:
-        for subset, result in json.loads(detection.read_text(encoding="utf-8")).items():
-            figures |= detection_figures(f"test heads, {subset}", result)
-    for path in real:
+    for what, path in (
+        ("test heads", options.detection),
+        ("inserted into real maps", options.semi_real),
+    ):
+        results = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+        for subset, result in results.items():
+            if "derived" in result:
+                figures |= detection_figures(f"{what}, {subset}", result)
+    for path in options.real:
         for row in json.loads(path.read_text(encoding="utf-8")):
             figures |= real_figures(row)
     return figures
@@ -100,7 +112,8 @@ def detection_figures(
         for key in wanted
         if derived[key] is not None
     }
-    return found | {f"{name}, Dice {region}": x for region, x in result["region_dice"].items()}
+    dice = result.get("region_dice", {})
+    return found | {f"{name}, Dice {region}": x for region, x in dice.items()}
 
 
 def real_figures(row: dict[str, dict[str, float]]) -> dict[str, float]:

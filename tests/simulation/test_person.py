@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepmir.errors import ConfigError, InputError
+from deepmir.errors import ConfigError, InputError, OutputError
+from deepmir.io.nifti import read_label_map
 from deepmir.labels import Finding
 from deepmir.simulation.cases import write_case, write_cases
+from deepmir.simulation.cohort import TRUTH_FOLDER, write_person
 from deepmir.simulation.lesions import FINDING_OF_KIND, Counts, Kind
 from deepmir.simulation.person import parameters_text, replay_person, simulate_person
 from deepmir.simulation.protocol import mesa_like
@@ -42,6 +44,27 @@ def test_all_images_lie_on_one_grid(person):
     images = (person.chi_ppm, person.findings, person.mimics, person.acquisition.t2w)
     assert {image.shape for image in images} == {shape}
     assert all(np.isfinite(image).all() for image in images)
+
+
+def test_a_person_is_written_with_its_truth_and_what_looks_like_it(person, tmp_path):
+    write_person(person, tmp_path, subject="x")
+    truth = tmp_path / TRUTH_FOLDER / "sub-x" / "anat"
+    assert {path.name for path in truth.iterdir()} == {
+        "sub-x_desc-brain_mask.nii.gz",
+        "sub-x_desc-findings_dseg.nii.gz",
+        "sub-x_desc-mimics_mask.nii.gz",
+        "sub-x_desc-regions_dseg.nii.gz",
+        "sub-x_desc-simulation_parameters.json",
+    }
+    for name, wanted in (
+        ("findings_dseg", person.findings), ("mimics_mask", person.mimics),
+    ):  # fmt: skip
+        assert wanted.any()
+        written = read_label_map(truth / f"sub-x_desc-{name}.nii.gz").data
+        assert np.array_equal(written, wanted)
+    assert (tmp_path / "sub-x" / "anat" / "sub-x_swi.nii.gz").is_file()
+    with pytest.raises(OutputError):
+        write_person(person, tmp_path, subject="x")
 
 
 def test_labels_are_findings_or_ignored(person):

@@ -118,7 +118,13 @@ def write_person(person: SimulatedPerson, out: Path, *, subject: str) -> None:
         If the person is there already, or writing fails.
     """
     truth = SubjectOutputs(subject)
-    truth_files = (truth.findings, truth.regions, truth.brain_mask, _parameters_path(subject))
+    truth_files = (
+        truth.findings,
+        truth.regions,
+        truth.brain_mask,
+        _mimics_path(subject),
+        _parameters_path(subject),
+    )
     scans = _scans(person, subject)
     own = [
         *(TRUTH_FOLDER / path for path in truth_files),
@@ -198,10 +204,15 @@ def _write_truth(person: SimulatedPerson, folder: Path, subject: str, out: Path)
         (names.findings, person.findings),
         (names.regions, scan.regions),
         (names.brain_mask, scan.brain),
+        (_mimics_path(subject), person.mimics),
     ):
         write_map(image.astype(np.uint8), grid, folder / path, dtype=np.uint8)
     write_text(folder / _parameters_path(subject), parameters_text(person))
     write_dataset_files(folder, kind=DatasetKind.DERIVATIVE, name=TRUTH_NAME, out=out)
+
+
+def _mimics_path(subject: str) -> Path:
+    return Path(f"sub-{subject}", "anat", f"sub-{subject}_desc-mimics_mask.nii.gz")
 
 
 def _parameters_path(subject: str) -> Path:
