@@ -203,10 +203,11 @@ def test_segment_takes_raw_data_alone(bids, tiny_weights, tmp_path, capsys):
             str(tmp_path / "out"),
             "--weights",
             str(tiny_weights),
-            "--quiet",
         ]
     )
-    assert code == 0, capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert "phase is positive: " in printed.out + printed.err
     out = tmp_path / "out"
     assert (out / "sub-07.html").exists()
     assert (out / ReconstructionOutputs("07").chimap).exists()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from deepmir.cli import options, raw
 from deepmir.cli.console import show_progress, show_table
-from deepmir.cli.results import show_notices
+from deepmir.cli.results import show_information, show_notices
 from deepmir.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,6 +95,4 @@ def _show(result: "Reconstruction", out: "Path") -> None:
     if result.r2starmap is not None:
         rows.append(("R2*, 1/s", str(out / names.r2starmap)))
     show_table(f"sub-{result.subject}", ("map", "file"), rows)
-    for notice in result.notices:
-        if notice.level == "info":
-            print(notice.message)
+    show_information(result.notices)

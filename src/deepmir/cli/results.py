@@ -19,6 +19,13 @@ def show_notices(notices: "Iterable[Notice]") -> None:
             print(f"warning: {notice.message}", file=sys.stderr)
 
 
+def show_information(notices: "Iterable[Notice]") -> None:
+    """Print what among `notices` is no warning: what was decided, such as the sign of the phase."""
+    for notice in notices:
+        if notice.level == "info":
+            print(notice.message)
+
+
 def show_summary(result: "SubjectResult", report: Path) -> None:
     """Print the counts of one person and where the report lies."""
     summary = result.summary

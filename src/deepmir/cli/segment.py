@@ -6,7 +6,7 @@ import typer
 
 from deepmir.cli import options, raw
 from deepmir.cli.console import show_progress
-from deepmir.cli.results import show_notices, show_summary
+from deepmir.cli.results import show_information, show_notices, show_summary
 from deepmir.errors import InputError
 
 EXAMPLES = (
@@ -100,6 +100,8 @@ def run(
             )
             swi, qsm, qsm_unit = out / made.outputs.swi, out / made.outputs.chimap, "ppm"
             show_notices(made.notices)
+            if not quiet:
+                show_information(made.notices)
         result = pipeline.segment(
             swi=swi,
             qsm=qsm,
