@@ -389,7 +389,7 @@ def test_without_bfloat16_training_is_in_float32_and_says_so(
     tmp_path, monkeypatch, there, dtype, said
 ):
     """A processor that emulates it takes minutes a step."""
-    monkeypatch.setattr("deepmir.training.fit.has_bf16", lambda _: there)
+    monkeypatch.setitem(fit.__globals__, "has_bf16", lambda _: there)
     task, lines = TypedTask(), []
     fit(Job(task, recipe(1)), tmp_path, options=RunOptions(), progress=lines.append)
     assert task.seen == dtype
