@@ -5,15 +5,15 @@
 The site: protocol `mesa-like`, its SWI with half the contrast, its susceptibility blurred and at
 60 %, as an overly smooth inversion gives it. A few persons train, one validates, the others are
 predicted by the released network and by the tuned one; those that validate or are predicted have
-heads that the released network never trained on. Prints sensitivity,
-precision and F1 of each finding before and after, and writes them as JSON. The same command goes on
-where it stopped.
+heads that the released network never trained on. Prints sensitivity, precision and F1 of each
+finding before and after, and writes them as JSON. The same command goes on where it stopped.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -42,16 +42,17 @@ from deepmir.training.fit import RunOptions, choose_device
 from deepmir.training.folds import Fold
 from deepmir.training.lesion_scores import score_labels
 from deepmir.training.recipes import read_recipe
+from release_data import TEST_HEADS, TRAIN_HEADS, VALIDATION_HEADS
 
 SEED = 4242
-TRAIN_HEADS, VALIDATION_HEAD, TEST_HEADS = tuple(range(1, 13)), 14, (15, 16)
 SWI_POWER, CHI_SHARE, CHI_BLUR_VOXELS = 0.5, 0.6, 0.7
 
 
 def main() -> None:
     """Simulate the site, predict, tune, predict again, print."""
     given = read_options()
-    heads = (*TRAIN_HEADS[: given.few], VALIDATION_HEAD, *(TEST_HEADS * given.test)[: given.test])
+    tested = islice(cycle(TEST_HEADS), given.test)
+    heads = (*TRAIN_HEADS[: given.few], VALIDATION_HEADS[0], *tested)
     simulate_site(given.out / "site", given.anatomies, heads)
     cases, labelled = prepare_data(
         DataChoice(data=given.out / "site", group_by="person"),

@@ -85,7 +85,6 @@ class KeptPart:
     """One part as an earlier folder holds it, with its chapter of that folder's card."""
 
     part: Part
-    scores: Mapping[str, float]
     network: UNet
     card: list[str]
 
@@ -118,17 +117,16 @@ def export_release(
     OutputError
         If the manifest cannot be written.
     """
-    kept = () if base is None else [part for part in ONNX_FILES if part not in checkpoints]
-    parts: list[TrainedPart | KeptPart] = [
-        *(read_trained_part(part, path) for part, path in checkpoints.items()),
-        *(_kept_part(part, base) for part in kept if base is not None),
-    ]
+    trained = [read_trained_part(part, path) for part, path in checkpoints.items()]
+    parts: list[TrainedPart | KeptPart] = [*trained]
+    if base is not None:
+        parts += [_kept_part(part, base) for part in ONNX_FILES if part not in checkpoints]
     out.mkdir(parents=True, exist_ok=True)
-    for trained in parts:
-        write_onnx(trained.network, out / ONNX_FILES[trained.part])
-    write_safetensors({trained.part: trained.network for trained in parts}, out / TRAINABLE_FILE)
+    for part in parts:
+        write_onnx(part.network, out / ONNX_FILES[part.part])
+    write_safetensors({part.part: part.network for part in parts}, out / TRAINABLE_FILE)
     (out / CARD_FILE).write_text(model_card(parts, notes), encoding="utf-8")
-    scores = {**_all_scores(parts), **notes.validation}
+    scores = {**_all_scores(trained), **notes.validation}
     card = ModelCard(
         summary=_SUMMARY,
         training_data=notes.data,
@@ -167,7 +165,7 @@ def _kept_part(part: Part, base: Path) -> KeptPart:
     card = (base / CARD_FILE).read_text(encoding="utf-8")
     chapters = [chapter.strip() for chapter in re.split(r"^(?=## )", card, flags=re.MULTILINE)]
     own = [chapter for chapter in chapters if chapter.startswith(f"## {part} part")]
-    return KeptPart(part, {}, network, own[0].splitlines() if own else [f"## {part} part"])
+    return KeptPart(part, network, own[0].splitlines() if own else [f"## {part} part"])
 
 
 def half_rounded(state: State) -> State:
@@ -241,7 +239,7 @@ def write_safetensors(networks: Mapping[Part, UNet], path: Path) -> None:
     path.chmod(0o644)  # safetensors makes it readable by its owner only
 
 
-def _all_scores(parts: list[TrainedPart | KeptPart]) -> dict[str, float]:
+def _all_scores(parts: list[TrainedPart]) -> dict[str, float]:
     return {
         f"{trained.part} {name}": value
         for trained in parts
