@@ -24,6 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from deepmir.physics.kspace import AxisFilter
 from deepmir.reconstruction.run import ChimapSettings, reconstruct_chimap
 from deepmir.simulation.anatomy import load_anatomy
 from deepmir.simulation.lesions import Kind, training_counts
@@ -117,8 +118,11 @@ def protocol_like_real() -> Protocol:
         name="like-real",
         spacing_mm=SPACING_MM,
         detailed_people=True,
-        k_space_share=0.9,
-        chimap=ChimapSettings(method="closed-form", strength=0.01, erosion_mm=2.0),
+        k_space_filters=(AxisFilter(0.95, 0.25), AxisFilter(0.9, 0.4), AxisFilter(1.0, 0.4)),
+        elliptical=True,
+        chimap=ChimapSettings(
+            method="closed-form", strength=0.005, largest_sphere_mm=5.0, erosion_mm=2.0
+        ),
     )
 
 

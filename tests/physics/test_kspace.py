@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from deepmir.errors import GeometryError
-from deepmir.physics.kspace import crop_k_space, moved_between_lines, partial_fourier
+from deepmir.physics.kspace import (
+    AxisFilter,
+    crop_k_space,
+    filter_k_space,
+    moved_between_lines,
+    partial_fourier,
+)
 from deepmir.physics.signal import sum_subvoxels
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -47,6 +53,39 @@ def test_cropping_rings_at_an_edge_and_averaging_does_not():
     assert cropped.max() > 1.05  # Gibbs
     assert averaged.max() <= 1
     assert cropped.sum() == pytest.approx(averaged.sum())
+
+
+def spectrum_of_a_point(filters, *, elliptical=False) -> np.ndarray:
+    """Filter a point, whose k-space is 1 everywhere: what is left of it, (I, J, K), centred."""
+    point = np.zeros((16, 20, 24), complex)
+    point[8, 10, 12] = 1
+    seen = filter_k_space(point, filters, elliptical=elliptical)
+    return np.abs(np.fft.fftshift(np.fft.fftn(seen)))
+
+
+def test_a_filter_leaves_half_where_it_says_on_its_own_axis_alone():
+    left = spectrum_of_a_point((AxisFilter(0.5, 0.2), None, AxisFilter(0.75, 0.5)))
+    assert left[8, :, 12] == pytest.approx(np.ones(20))
+    assert left[[0, 3, 4, 5, 8], 0, 12] == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-6)
+    assert left[8, 0, [0, 3, 6, 12]] == pytest.approx([0, 0.5, 1, 1], abs=1e-6)
+
+
+def test_no_filter_changes_nothing():
+    image = smooth_image((8, 10, 6))
+    assert filter_k_space(image, (None, None, None)) is image
+
+
+def test_an_elliptical_k_space_has_no_corners():
+    filters = (None, AxisFilter(1.0, 0.1), AxisFilter(1.0, 0.1))
+    square, round_ = (spectrum_of_a_point(filters, elliptical=how) for how in (False, True))
+    assert square[0, 1, 2] > 0.9
+    assert round_[0, 1, 2] == pytest.approx(0, abs=1e-6)
+    for along in (round_[0, 1:-1, 12], round_[0, 10, 2:-1], round_[:, 10, 12]):
+        assert along == pytest.approx(np.ones(len(along)), abs=0.03)
+    # within the ellipse, outside the rhombus that the product of distances would be
+    assert round_[0, 4, 5] == pytest.approx(1, abs=1e-6)
+    with pytest.raises(GeometryError, match="both axes"):
+        filter_k_space(smooth_image((4, 4, 4)), (None, None, AxisFilter(1, 0.1)), elliptical=True)
 
 
 def test_full_fourier_changes_nothing_and_partial_blurs_a_point():

@@ -18,7 +18,6 @@ from deepmir.reconstruction.run import (
     reconstruct_swi,
 )
 from deepmir.reconstruction.swi import (
-    limit_resolution,
     minimum_intensity_projection,
     susceptibility_weighted,
 )
@@ -134,14 +133,6 @@ def test_minimum_projection_spans_eight_millimetres():
     projected = minimum_intensity_projection(swi, (1, 1, 2.0))
     assert (projected[0, 0] == 0).sum() == 4
     assert (projected[1] == 1).all()
-
-
-def test_limited_resolution_keeps_a_constant_and_blurs_a_point():
-    constant = np.ones((16, 18, 3), np.complex64)
-    assert limit_resolution(constant, share=0.7) == pytest.approx(constant, abs=1e-5)
-    point = np.zeros((16, 18, 3), np.complex64)
-    point[8, 9, 1] = 1
-    assert abs(limit_resolution(point, share=0.5)[8, 9, 1]) < 0.4
 
 
 def test_an_unknown_inversion_is_refused(ball):

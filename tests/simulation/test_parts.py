@@ -6,7 +6,13 @@ import pytest
 from deepmir.simulation.lesions import Deposit, Kind, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import mesa_like, protocol_by_name, sample_protocol
 from deepmir.simulation.scene import interpolate_axis, swap_sides, upsample_linear
-from deepmir.simulation.tissue import TISSUES, sample_tissue_values, structure_ppm
+from deepmir.simulation.tissue import (
+    DURA_PPM,
+    TISSUES,
+    dural_sheets,
+    sample_tissue_values,
+    structure_ppm,
+)
 from deepmir.simulation.truth import IGNORE, ScanPair, draw_truth
 from deepmir.simulation.vessels import Vessel, rasterize
 
@@ -217,12 +223,16 @@ def test_drawn_protocols_are_of_every_kind():
     assert 15 < len(flat) < 65
     assert all(len(one.echo_times_s) == 1 and one.spacing_mm[2] >= 3 for one in flat)
     assert {one.swi.power for one in flat} >= {0}  # T2*-weighted magnitude
-    assert {one.mask_grown_mm for one in drawn} == {-1.5, 0.0, 2.5}
-    for name in ("stripped", "gibbs", "phase_poles"):
+    assert {one.mask_grown_mm for one in drawn} == {-1.5, 0.0, 2.5, 6.0}
+    assert not any(one.k_space_filters[2] or one.elliptical for one in flat)
+    for axis in range(3):
+        assert {one.k_space_filters[axis] is None for one in drawn} == {True, False}
+    assert {one.chimap.unwrap for one in drawn} == {"laplacian", "path"}
+    for name in ("stripped", "gibbs", "phase_poles", "elliptical"):
         assert {getattr(one, name) for one in drawn} == {True, False}
     assert 0 < sum(one.motion_mm > 0 for one in drawn) < 150
     assert 0 < sum(one.t2w_slice_mm > 1 for one in drawn) < 150
-    assert {one.chimap.method for one in drawn} >= {"tkd", "closed-form"}
+    assert {one.chimap.method for one in drawn} == {"tkd", "closed-form", "medi"}
 
 
 def test_structure_follows_the_folds_and_stays_small():
@@ -233,6 +243,22 @@ def test_structure_follows_the_folds_and_stays_small():
     chi = structure_ppm(labels, np.random.default_rng(0))
     assert not chi[labels == 24].any()
     assert not chi[labels == 4].any()
-    assert chi[labels == 3].mean() > 0 > chi[labels == 2].mean()
+    # bright next to white matter and not further out
+    assert chi[4, 10:30, 10:30].mean() > 0.01
+    assert chi[2, 10:30, 10:30].mean() < 0
+    assert chi[labels == 2].mean() < 0
     assert chi[5, 20, 20] > chi[10, 20, 20] > chi[13, 20, 20]  # rim, deep, beside the ventricle
     assert np.abs(chi).max() < 0.1
+
+
+def test_falx_and_tentorium_are_dark_sheets_half_way_between_what_they_part():
+    labels = np.zeros((21, 30, 30), np.uint16)
+    labels[:9, :, 12:], labels[12:, :, 12:], labels[:, :, :9] = 3, 42, 8
+    labels[labels == 0] = 24
+    sheets = dural_sheets(labels)
+    assert sheets[10, 10, 16:].all()
+    assert not sheets[[8, 12], 10, 16:].any()
+    assert sheets[3, 10, 10]
+    assert not sheets[3, 10, [7, 13]].any()
+    chi = structure_ppm(labels, np.random.default_rng(0))
+    assert DURA_PPM[0] <= chi[10, 10, 20] <= DURA_PPM[1]

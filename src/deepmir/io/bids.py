@@ -378,7 +378,18 @@ def write_dataset_files(folder: Path, *, kind: DatasetKind, name: str, out: Path
         write_text(folder / "README.md", f"# {name}\n\n{_README[kind]}")
     if kind is DatasetKind.DERIVATIVE:
         for label_map, table in _LABEL_TABLES.items():
-            write_text(folder / f"desc-{label_map}_dseg.tsv", table_text(_LOOKUP_COLUMNS, table))
+            write_lookup_table(folder, label_map, table)
+
+
+def write_lookup_table(folder: Path, label_map: str, table: Sequence[tuple[int, str]]) -> None:
+    """Write what the values of a label map mean, as BIDS wants it: desc-…_dseg.tsv.
+
+    Raises
+    ------
+    OutputError
+        If writing fails.
+    """
+    write_text(folder / f"desc-{label_map}_dseg.tsv", table_text(_LOOKUP_COLUMNS, table))
 
 
 _LOOKUP_COLUMNS = (

@@ -1,6 +1,7 @@
 """What is lost or disturbed between k-space and image: resolution, partial Fourier, motion."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,61 @@ import numpy.typing as npt
 from deepmir.errors import GeometryError
 from deepmir.physics.arrays import Array, along_axis, as_like, complex_of, namespace, real_dtype
 from deepmir.physics.fourier import fft3, ifft3
+
+
+@dataclass(frozen=True, slots=True)
+class AxisFilter:
+    """How k-space falls off along one axis; frequency 1 is the highest that the voxels resolve.
+
+    Scanners acquire less than the voxels could hold, soften the edge, and fill up with zeros.
+    """
+
+    half_at: float  # frequency at which half of the amplitude is left; beyond 1 little is lost
+    width: float  # of the fall from all to nothing, a raised cosine
+
+
+def filter_k_space(
+    signal: Array, filters: Sequence[AxisFilter | None], *, elliptical: bool = False
+) -> Array:
+    """Take off the outer part of k-space along each axis that has a filter.
+
+    Parameters
+    ----------
+    signal : (I, J, K) complex array
+    filters : one for each axis, None where all is kept
+    elliptical : bool
+        The corners of the plane of the two phase-encoded axes, J and K, are left out too, as 3-D
+        sequences do to save time.
+
+    Raises
+    ------
+    GeometryError
+        If `elliptical` lacks the filter of J or K.
+    """
+    for axis, one in enumerate(filters):
+        if one is not None and not (elliptical and axis > 0):
+            signal = _times(signal, _kept(_frequency(signal, axis), one), (axis,))
+    if not elliptical:
+        return signal
+    _, phase, slices = filters
+    if phase is None or slices is None:
+        raise GeometryError("an elliptical k-space needs the filters of both axes J and K")
+    radius = np.hypot(_frequency(signal, 1) / phase.half_at, _frequency(signal, 2) / slices.half_at)
+    return _times(signal, _kept(radius, AxisFilter(1.0, phase.width / phase.half_at)), (1, 2))
+
+
+def _frequency(signal: Array, axis: int) -> npt.NDArray[np.float64]:
+    """Frequency along an axis as a share of the highest, to be broadcast over an image."""
+    return np.asarray(along_axis(2 * np.abs(np.fft.fftfreq(signal.shape[axis])), axis))
+
+
+def _kept(frequency: npt.NDArray[np.float64], one: AxisFilter) -> npt.NDArray[np.float64]:
+    ramp = np.clip((one.half_at + one.width / 2 - frequency) / one.width, 0, 1)
+    return np.asarray(0.5 - 0.5 * np.cos(np.pi * ramp))
+
+
+def _times(signal: Array, kept: npt.NDArray[np.float64], axes: tuple[int, ...]) -> Array:
+    return ifft3(fft3(signal, axes) * as_like(kept, signal), axes)
 
 
 def crop_k_space(fine: Array, factors: tuple[int, int, int]) -> Array:

@@ -66,19 +66,3 @@ def minimum_intensity_projection(
     """Project the least intensity of a moving slab of slices."""
     size = max(1, round(slab_mm / spacing_mm[2]))
     return np.asarray(ndimage.minimum_filter1d(swi, size, axis=2), dtype=np.float32)
-
-
-def limit_resolution(signal: ComplexMap, *, share: float) -> ComplexMap:
-    """Take off the outer part of k-space in plane, as zero filling with a soft filter does.
-
-    `share` is the part of each in-plane axis that is kept; its outer third falls off smoothly
-    (Tukey window), as scanners filter before they fill with zeros.
-    """
-    spectrum = np.fft.fft2(signal, axes=(0, 1))
-    for axis in (0, 1):
-        frequency = np.abs(np.fft.fftfreq(signal.shape[axis])) * 2
-        ramp = np.clip((share - frequency) / (share / 3), 0, 1)
-        form = [1, 1, 1]
-        form[axis] = signal.shape[axis]
-        spectrum *= (0.5 - 0.5 * np.cos(np.pi * ramp)).reshape(form)
-    return np.asarray(np.fft.ifft2(spectrum, axes=(0, 1)), dtype=np.complex64)

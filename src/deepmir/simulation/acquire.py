@@ -11,7 +11,12 @@ from scipy.spatial.transform import Rotation
 from deepmir.geometry import Affine
 from deepmir.physics.arrays import along_axis
 from deepmir.physics.dipole import b0_direction, field_ppm
-from deepmir.physics.kspace import crop_k_space, moved_between_lines, partial_fourier
+from deepmir.physics.kspace import (
+    crop_k_space,
+    filter_k_space,
+    moved_between_lines,
+    partial_fourier,
+)
 from deepmir.physics.scanner import complex_noise, receive_field, shim_field, smooth_field
 from deepmir.physics.signal import (
     gradient_echo,
@@ -20,12 +25,7 @@ from deepmir.physics.signal import (
     sum_subvoxels,
 )
 from deepmir.reconstruction.run import GradientEchoes, erode_mm
-from deepmir.reconstruction.swi import (
-    ComplexMap,
-    homodyne_phase,
-    limit_resolution,
-    unwrapped_phase,
-)
+from deepmir.reconstruction.swi import ComplexMap, homodyne_phase, unwrapped_phase
 from deepmir.simulation.lesions import Deposit, DepositEffect, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import Protocol
 from deepmir.simulation.scene import COARSE_MM, Scene, interpolate_axis
@@ -59,6 +59,7 @@ class Acquisition:
     t2w_affine: Affine
     effects: tuple[DepositEffect | None, ...]  # one per deposit of the scene
     vein_fraction: FloatMap
+    space_fraction: FloatMap  # perivascular spaces
     fringes: BoolMap  # where the coils' phase alone darkens SWI
     chi_ppm: FloatMap  # the truth: tissue, veins and deposits; 0 outside the skull
     labels: IntMap
@@ -109,6 +110,7 @@ def acquire(
         t2w_affine=t2w_affine,
         effects=effects,
         vein_fraction=fraction,
+        space_fraction=_space_fraction(scene, grid),
         fringes=fringes,
         chi_ppm=_with_deposits(chi, scene.deposits, effects),
         labels=labels,
@@ -276,6 +278,13 @@ def _fine_fraction(tubes: list[Vessel], grid: _ScanGrid) -> FloatMap:
     return rasterize(tubes, (i, j, k), (di, dj, dk), (oi, oj, ok))
 
 
+def _space_fraction(scene: Scene, grid: _ScanGrid) -> FloatMap:
+    """Share of each voxel of the scan that perivascular spaces fill."""
+    if not scene.spaces:
+        return np.zeros(grid.shape, dtype=np.float32)
+    return np.asarray(sum_subvoxels(_fine_fraction(scene.spaces, grid), grid.factors))
+
+
 def _resolved(fine: ComplexMap, factors: tuple[int, int, int], *, gibbs: bool) -> ComplexMap:
     """From the fine grid to the scan's; slices are averaged in either case."""
     if not gibbs:
@@ -306,7 +315,7 @@ def _chi_with_texture(
     chi = ndimage.gaussian_filter(chi * ~np.isin(scene.labels, _EXTRACRANIAL), 0.5)
     shape = (chi.shape[0], chi.shape[1], chi.shape[2])
     fine = texture(shape, rng, correlation_voxels=0.8, amplitude=float(rng.uniform(0.004, 0.010)))
-    wide = texture(shape, rng, correlation_voxels=2.5, amplitude=float(rng.uniform(0.003, 0.007)))
+    wide = texture(shape, rng, correlation_voxels=2.5, amplitude=float(rng.uniform(0.001, 0.003)))
     solid = scene.brain & ~np.isin(scene.labels, (4, 43, 24, 14, 15, 5, 44))
     return np.asarray(chi + (fine + wide) * solid, dtype=np.float32)
 
@@ -464,8 +473,10 @@ def _finish(
     noisy: list[ComplexMap] = [signal + extra for signal, extra in zip(signals, noise, strict=True)]
     if protocol.fourier_share < 1:
         noisy = [partial_fourier(signal, share=protocol.fourier_share, axis=1) for signal in noisy]
-    if protocol.k_space_share < 1:
-        noisy = [limit_resolution(signal, share=protocol.k_space_share) for signal in noisy]
+    noisy = [
+        filter_k_space(signal, protocol.k_space_filters, elliptical=protocol.elliptical)
+        for signal in noisy
+    ]
     return GradientEchoes(
         signals=tuple(noisy),
         echo_times_s=protocol.echo_times_s,

@@ -22,9 +22,11 @@ from deepmir.preprocessing.normalize import scale_chi, scale_swi, scale_t2w
 from deepmir.simulation.anatomy import load_anatomy
 from deepmir.simulation.lesions import training_counts
 from deepmir.simulation.person import SimulatedPerson, parameters_text, simulate_person
+from deepmir.simulation.truth import Mimic
 from deepmir.volume import BoolMap
 
 CROP_MARGIN_VOXELS = 4
+_SHOWN = (Mimic.VEIN, Mimic.MIXED, Mimic.FRINGE)  # often; spaces and dropout come with the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def _arrays(person: SimulatedPerson) -> dict[str, npt.NDArray[np.generic]]:
     return {
         "channels": channels[(slice(None), *box)].astype(np.float16),
         "labels": person.findings[box].astype(np.uint8),
-        "mimics": person.mimics[box].astype(np.uint8),
+        "mimics": np.isin(person.mimics[box], _SHOWN).astype(np.uint8),
         "brain": scan.brain[box].astype(np.uint8),
         "regions": scan.regions[box].astype(np.uint8),
     }

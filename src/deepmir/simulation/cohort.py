@@ -15,11 +15,13 @@ from deepmir.io.bids import (
     raw_sidecar_text,
     sidecar_path,
     write_dataset_files,
+    write_lookup_table,
 )
 from deepmir.io.nifti import write_map
 from deepmir.simulation.anatomy import Anatomy, built_in_anatomy, load_anatomy, read_anatomy
 from deepmir.simulation.lesions import Counts, realistic_counts
 from deepmir.simulation.person import SimulatedPerson, parameters_text, simulate_person
+from deepmir.simulation.truth import Mimic
 from deepmir.volume import FloatMap, Modality, Volume
 
 DATASET_NAME = "deepmir simulated persons"
@@ -208,11 +210,12 @@ def _write_truth(person: SimulatedPerson, folder: Path, subject: str, out: Path)
     ):
         write_map(image.astype(np.uint8), grid, folder / path, dtype=np.uint8)
     write_text(folder / _parameters_path(subject), parameters_text(person))
+    write_lookup_table(folder, "mimics", [(int(kind), kind.name) for kind in Mimic])
     write_dataset_files(folder, kind=DatasetKind.DERIVATIVE, name=TRUTH_NAME, out=out)
 
 
 def _mimics_path(subject: str) -> Path:
-    return Path(f"sub-{subject}", "anat", f"sub-{subject}_desc-mimics_mask.nii.gz")
+    return Path(f"sub-{subject}", "anat", f"sub-{subject}_desc-mimics_dseg.nii.gz")
 
 
 def _parameters_path(subject: str) -> Path:

@@ -8,7 +8,12 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from deepmir.errors import ConfigError, GeometryError
-from deepmir.reconstruction.run import ChimapSettings, reconstruct_chimap, reconstruct_swi
+from deepmir.reconstruction.run import (
+    ChimapSettings,
+    reconstruct_chimap,
+    reconstruct_swi,
+    reliable_mask,
+)
 from deepmir.simulation.acquire import Acquisition, acquire, mask_in_use
 from deepmir.simulation.anatomy import Anatomy
 from deepmir.simulation.lesions import (
@@ -20,12 +25,13 @@ from deepmir.simulation.lesions import (
 )
 from deepmir.simulation.protocol import PROTOCOL_NAMES, Protocol, protocol_by_name
 from deepmir.simulation.scene import Variation, build_scene, sample_variation
-from deepmir.simulation.truth import ScanPair, Visibility, draw_truth
+from deepmir.simulation.truth import Mimic, ScanPair, Visibility, draw_truth
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 CountsFunction = Callable[[np.random.Generator], Counts]
 
 _VENTRICLES = (4, 43)
+_HOLDS = 0.15  # share of a voxel that a vein or a space must fill to be marked
 _COUNTS: dict[str, CountsFunction] = {
     function.__name__: function
     for function in (realistic_counts, demonstration_counts, training_counts)
@@ -41,7 +47,7 @@ class SimulatedPerson:
     chi_ppm: FloatMap
     chi_mask: BoolMap  # where the Chimap holds
     findings: IntMap  # uint8, numbers of deepmir.labels.Finding, truth.IGNORE where unseen
-    mimics: BoolMap
+    mimics: IntMap  # uint8, numbers of truth.Mimic
     deposits: tuple[Deposit, ...]
     visibility: tuple[Visibility | None, ...]
     protocol: Protocol
@@ -92,7 +98,7 @@ def simulate_person(
     )
     chi, chi_without, chi_mask = _chimaps(scan, mask, drawn.chimap)
     pair = ScanPair(swi=swi, swi_without=swi_without, chi_ppm=chi, chi_without_ppm=chi_without)
-    findings, mimics, seen = draw_truth(
+    findings, mixed, seen = draw_truth(
         scene.deposits,
         scan.effects,
         pair,
@@ -105,7 +111,7 @@ def simulate_person(
         chi_ppm=chi,
         chi_mask=chi_mask,
         findings=findings,
-        mimics=mimics | (scan.vein_fraction > 0.15) | scan.fringes,
+        mimics=_mimics(scan, mixed),
         deposits=tuple(scene.deposits),
         visibility=tuple(seen),
         protocol=drawn,
@@ -115,6 +121,21 @@ def simulate_person(
         counts=getattr(counts, "__name__", type(counts).__name__),
         whole_head=whole_head,
     )
+
+
+def _mimics(scan: Acquisition, mixed: BoolMap) -> IntMap:
+    """Map of what is no finding; where two meet, the one that is rarer."""
+    lost = scan.brain & ~reliable_mask(scan.echoes_without_deposits, scan.brain)
+    mimics = np.zeros(mixed.shape, dtype=np.uint8)
+    for kind, where in (
+        (Mimic.DROPOUT, lost),
+        (Mimic.SPACE, scan.space_fraction > _HOLDS),
+        (Mimic.VEIN, scan.vein_fraction > _HOLDS),
+        (Mimic.FRINGE, scan.fringes),
+        (Mimic.MIXED, mixed),
+    ):
+        mimics[where] = kind
+    return mimics
 
 
 def replay_person(anatomy: Anatomy, parameters: str) -> SimulatedPerson:

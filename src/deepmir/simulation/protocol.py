@@ -6,8 +6,16 @@ from typing import Literal
 import numpy as np
 
 from deepmir.errors import ConfigError
+from deepmir.physics.kspace import AxisFilter
+from deepmir.reconstruction.inversion import InversionMethod
 from deepmir.reconstruction.run import ChimapSettings, SwiSettings
 
+NO_FILTERS = (None, None, None)
+_STRENGTHS: dict[InversionMethod, tuple[float, float]] = {
+    "tkd": (0.1, 0.25),
+    "closed-form": (5e-4, 2e-2),
+    "medi": (1e-4, 1e-3),
+}
 PROTOCOL_NAMES = ("random", "mesa-like")
 
 
@@ -23,13 +31,14 @@ class Protocol:
     repetition_time_s: float
     flip_deg: float
     snr: float  # white matter at TE = 0
-    k_space_share: float  # in plane; the rest is zero-filled
     swi: SwiSettings
     chimap: ChimapSettings
     t2w_repetition_time_s: float
     t2w_echo_time_s: float  # contrast-equivalent
     t2w_blur_mm: tuple[float, float, float]  # standard deviation of its point spread
     t2w_snr: float
+    k_space_filters: tuple[AxisFilter | None, AxisFilter | None, AxisFilter | None] = NO_FILTERS
+    elliptical: bool = False  # corners of the phase-encoded plane J, K are not acquired
     sequence: Literal["3D", "2D"] = "3D"  # 2D: every slice has a phase offset of its own
     gibbs: bool = False  # resolved by cropping k-space in plane, which rings at edges
     fourier_share: float = 1.0  # of the phase-encoded axis J that is acquired
@@ -52,7 +61,6 @@ def mesa_like() -> Protocol:
         repetition_time_s=0.040,
         flip_deg=15.0,
         snr=60.0,
-        k_space_share=1.0,
         swi=SwiSettings(echo=2, phase="homodyne", filter_size=64.0),
         chimap=ChimapSettings(method="closed-form", strength=0.003, erosion_mm=2.0),
         t2w_repetition_time_s=3.0,
@@ -68,6 +76,7 @@ def sample_protocol(rng: np.random.Generator) -> Protocol:
     flat = bool(rng.random() < 0.12)
     echo_times, swi_echo = _sample_echoes(b0_t, rng, single=flat)
     thick_t2w = rng.random() < 0.35
+    filters = _sample_filters(rng, flat=flat)
     return Protocol(
         name="random",
         b0_t=b0_t,
@@ -78,8 +87,8 @@ def sample_protocol(rng: np.random.Generator) -> Protocol:
                                                  rng.uniform(0.006, 0.02)),
         flip_deg=float(rng.uniform(15, 30) if flat else rng.uniform(8, 20)),
         snr=float(rng.uniform(25, 80)),
-        # Scanners filter, as a rule: see docs/realism.md for the spectra of real maps.
-        k_space_share=float(rng.choice([1.0, rng.uniform(0.75, 1.0)], p=[0.2, 0.8])),
+        k_space_filters=filters,
+        elliptical=None not in filters[1:] and bool(rng.random() < 0.5),
         swi=_sample_swi(swi_echo, rng, flat=flat),
         chimap=_sample_chimap(rng),
         t2w_repetition_time_s=float(rng.uniform(2.5, 6.0)),
@@ -92,7 +101,7 @@ def sample_protocol(rng: np.random.Generator) -> Protocol:
         motion_mm=float(rng.choice([0.0, rng.uniform(0.1, 0.8)], p=[0.7, 0.3])),
         phase_poles=bool(rng.random() < 0.15),
         t2w_slice_mm=float(rng.uniform(3.0, 5.0)) if thick_t2w else 1.0,
-        mask_grown_mm=float(rng.choice([-1.5, 0.0, 2.5], p=[0.2, 0.6, 0.2])),
+        mask_grown_mm=float(rng.choice([-1.5, 0.0, 2.5, 6.0], p=[0.2, 0.55, 0.2, 0.05])),
         stripped=bool(rng.random() < 0.3),
         detailed_people=True,
     )  # fmt: skip
@@ -122,6 +131,24 @@ def _sample_spacing(rng: np.random.Generator, *, flat: bool) -> tuple[float, flo
     return in_plane, in_plane, max(slice_mm, in_plane)
 
 
+def _sample_filters(
+    rng: np.random.Generator, *, flat: bool
+) -> tuple[AxisFilter | None, AxisFilter | None, AxisFilter | None]:
+    """Draw what is acquired along the readout I, the phase-encoded J and, in 3-D, the slices K.
+
+    The phase-encoded axis is resolved least, as a rule. Slices are often filled up with zeros,
+    too, with a softer edge: see docs/realism.md for the spectra of real maps.
+    """
+    read = AxisFilter(float(rng.uniform(0.8, 1.05)), float(rng.uniform(0.1, 0.5)))
+    phase = AxisFilter(float(rng.uniform(0.65, 1.0)), float(rng.uniform(0.1, 0.5)))
+    slices = AxisFilter(float(rng.uniform(0.6, 1.1)), float(rng.uniform(0.2, 1.4)))
+    there = rng.random(3) < (0.7, 0.85, 0.0 if flat else 0.5)
+    i, j, k = (
+        one if given else None for one, given in zip((read, phase, slices), there, strict=True)
+    )
+    return i, j, k
+
+
 def _sample_swi(echo: int, rng: np.random.Generator, *, flat: bool) -> SwiSettings:
     """SWI; of a 2-D scan as a rule the T2*-weighted magnitude alone, a phase mask of power 0."""
     return SwiSettings(
@@ -147,12 +174,16 @@ def _sample_echoes(
 
 
 def _sample_chimap(rng: np.random.Generator) -> ChimapSettings:
-    tkd = rng.random() < 0.35
-    strength = rng.uniform(0.1, 0.25) if tkd else np.exp(rng.uniform(np.log(5e-4), np.log(2e-2)))
+    """How phase becomes a Chimap; a part as `deepmir reconstruct` does it by default."""
+    method = list(_STRENGTHS)[int(rng.choice(3, p=[0.3, 0.55, 0.15]))]
+    low, high = _STRENGTHS[method]
     return ChimapSettings(
-        method="tkd" if tkd else "closed-form",
-        strength=float(strength),
+        method=method,
+        strength=float(np.exp(rng.uniform(np.log(low), np.log(high)))),
         largest_sphere_mm=float(rng.uniform(5, 14)),
+        vsharp_threshold=float(rng.uniform(0.05, 0.1)),
         erosion_mm=float(rng.uniform(0, 5)),
         reference="brain" if rng.random() < 0.5 else "csf",
+        unwrap="path" if rng.random() < 0.25 else "laplacian",
+        tolerance=0.03,
     )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from deepmir.volume import FloatMap, IntMap
+from deepmir.volume import BoolMap, FloatMap, IntMap
 
 AIR_CHI_PPM = 9.4
 R2STAR_HZ_PER_PPM = 125.0
@@ -86,6 +86,12 @@ TISSUES: dict[int, Tissue] = {
 }
 """Properties by label: FreeSurfer numbers, extra-cerebral ones from 502, nuclei from 1001."""
 
+DURA_PPM = (-0.25, -0.08)
+"""Least and greatest χ of falx and tentorium, collagen that calcifies with age; set so that dark
+voxels are as many as in real maps (docs/realism.md)."""
+_CORTEX = (3, 42)
+_HALF_SHEET_MM = 0.8
+_DURAL_REACH_MM = 5.0
 _N_LABELS = max(TISSUES) + 1
 
 
@@ -132,25 +138,53 @@ def structure_ppm(labels: IntMap, rng: np.random.Generator) -> FloatMap:
 
     Measured maps are not flat within a label, and what varies there follows the folds: myelin
     makes deep bundles more diamagnetic, above all the sagittal stratum some millimetres beside
-    the ventricles; the fibres under the cortex hold iron, and so does the cortex, more in some
-    areas than in others (Fukunaga 2010, doi:10.1073/pnas.0911177107; Li 2012,
-    doi:10.1016/j.neuroimage.2011.11.041).
+    the ventricles; the fibres under the cortex hold iron, and so do the deep layers of the cortex,
+    more in some areas than in others, so that a map shows a bright line along the border of
+    white matter and not a bright cortex (Fukunaga 2010, doi:10.1073/pnas.0911177107; Li 2012,
+    doi:10.1016/j.neuroimage.2011.11.041). Falx and tentorium are dark sheets.
 
     Parameters
     ----------
     labels : (I, J, K) int array
         1 mm label map.
     """
-    cortex, white = np.isin(labels, (3, 42)), np.isin(labels, (2, 41))
-    to_cortex = ndimage.distance_transform_edt(~cortex).astype(np.float32)
-    to_ventricle = ndimage.distance_transform_edt(~np.isin(labels, (4, 43))).astype(np.float32)
+    cortex, white = np.isin(labels, _CORTEX), np.isin(labels, (2, 41))
+    to_cortex, to_white = _distance_mm(cortex), _distance_mm(white)
+    to_ventricle = _distance_mm(np.isin(labels, (4, 43)))
     areas = texture(labels.shape, rng, correlation_voxels=9.0, amplitude=1.0)
     bundles = np.exp(-(((to_ventricle - 5.0) / 2.0) ** 2)) * (1 + 0.5 * areas)
     under_cortex = np.exp(-to_cortex / 1.5)
+    deep_layers = np.exp(-(((to_white - 1.3) / 0.8) ** 2)) * (1 + 0.4 * areas)
     strength = rng.uniform(0.7, 1.3, 3)
-    deep = -0.014 - 0.018 * strength[0] * bundles + 0.014 * strength[1] * under_cortex
-    ribbon = 0.008 * strength[2] * (1 + areas)
-    return np.asarray(deep * white + ribbon * cortex, dtype=np.float32)
+    within_white = -0.018 * strength[0] * bundles + 0.010 * strength[1] * under_cortex
+    ribbon = 0.045 * strength[2] * deep_layers - 0.015
+    dura = np.float32(rng.uniform(*DURA_PPM)) * dural_sheets(labels)
+    return np.asarray(within_white * white + ribbon * cortex + dura, dtype=np.float32)
+
+
+def dural_sheets(labels: IntMap) -> BoolMap:
+    """Falx and tentorium (I, J, K): one voxel thick, half-way between what they part.
+
+    Parameters
+    ----------
+    labels : (I, J, K) int array
+        1 mm label map.
+    """
+    left, right = _distance_mm(labels == _CORTEX[0]), _distance_mm(labels == _CORTEX[1])
+    above = np.minimum(left, right)
+    below = _distance_mm(np.isin(labels, (8, 47)))
+    falx = (np.abs(left - right) < _HALF_SHEET_MM) & (np.maximum(left, right) < _DURAL_REACH_MM)
+    tentorium = (np.abs(above - below) < _HALF_SHEET_MM) & (
+        np.maximum(above, below) < _DURAL_REACH_MM
+    )
+    return np.asarray((falx | tentorium) & np.isin(labels, (*_CORTEX, 8, 47, 24)))
+
+
+def _distance_mm(mask: BoolMap) -> FloatMap:
+    """Distance of every voxel of 1 mm to a mask; far where it is empty."""
+    if not mask.any():
+        return np.full(mask.shape, 1e3, dtype=np.float32)
+    return np.asarray(ndimage.distance_transform_edt(~mask), dtype=np.float32)
 
 
 def _one_tissue(

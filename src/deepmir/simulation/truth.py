@@ -6,6 +6,7 @@ no label: its place is left out of training and scoring (`IGNORE`).
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from scipy import ndimage
@@ -14,6 +15,18 @@ from deepmir.simulation.lesions import FINDING_OF_KIND, Deposit, DepositEffect
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 IGNORE = 255
+
+
+class Mimic(IntEnum):
+    """What looks like a finding and is none: numbers of the map of mimics."""
+
+    VEIN = 1
+    MIXED = 2  # cavernoma-like lesion
+    SPACE = 3  # perivascular, filled with CSF
+    FRINGE = 4  # of badly combined phase
+    DROPOUT = 5  # signal lost, as near air
+
+
 SWI_FALL = 0.25
 CHI_RISE_PPM = 0.05
 NOISE_FACTOR = 3.0
