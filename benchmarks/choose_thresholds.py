@@ -1,18 +1,21 @@
 r"""Calibration and thresholds of the released network, chosen on the validation heads.
 
-    python benchmarks/choose_thresholds.py --cases FOLDER --weights FOLDER --out work/chosen \
+    python benchmarks/detection.py --anatomies cache/anatomies --out work/validation --persons 16 \
+        --seed 91000 --heads 13 14 --protocol random --simulate-only
+    python benchmarks/choose_thresholds.py --persons work/validation/scans --out work/chosen \
         --semi-real work/semi-real
 
-Runs the findings part over whole simulated cases of heads 13 and 14, with each subset of
-contrasts; with --semi-real also over the persons of benchmarks/semi_real.py that are for work (real
+Segments whole persons as `deepmir segment` does, with each subset of contrasts: simulated ones of
+heads 13 and 14, and with --semi-real the persons of benchmarks/semi_real.py that are for work (real
 maps N001, N002, N003 and N007 with inserted findings), so that probabilities mean something on what
 a scanner made. The peak log odds of each marked component, and whether it is real, give each
 subset its calibration (Platt 1999) at the prevalence of a cohort; the threshold of each finding
 is the one with the best F1 at that prevalence, over the subsets that tell the finding. Prints
 sensitivity, false findings a person and the calibration error, FROC points and the reliability
 of the probabilities; with --picture both are drawn. The error is measured on persons that the
-calibration was not fitted on: two halves serve each other. Never uses heads 15 and 16, nor maps
-N010 to N013.
+calibration was not fitted on: two halves serve each other. What was marked in a person is kept in
+--out beside the checksum of the weights, so that a run that was stopped goes on. Never uses heads
+15 and 16, nor maps N010 to N013.
 """
 
 import argparse
@@ -27,19 +30,18 @@ import numpy as np
 from scipy import optimize, special
 
 from deepmir.config import Config, SegmentConfig
+from deepmir.io.bids import SubjectOutputs, raw_scan
 from deepmir.io.nifti import read_label_map, read_volume
 from deepmir.labels import Finding
-from deepmir.model.predict import log_odds, open_network
-from deepmir.model.weights import Calibration, Weights, load_weights
+from deepmir.model.weights import Calibration, load_weights
 from deepmir.preprocessing.run import prepare
 from deepmir.segmentation import beyond_chimap, finding_log_odds
-from deepmir.training.patches import list_cases, open_case
-from deepmir.training.predict import predict_patches
+from deepmir.simulation.cohort import TRUTH_FOLDER
 from deepmir.training.thresholds import peak_scores
-from deepmir.volume import Modality, Present, Scans
-from semi_real import WHILE_WORKING, Person, list_persons
+from deepmir.volume import Modality, Scans
+from semi_real import WHILE_WORKING, list_persons
 
-VALIDATION_HEADS = (13, 14)
+CONTRASTS = (Modality.T2W, Modality.SWI, Modality.CHIMAP)
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 USUAL_PER_PERSON = {Finding.CMB: 2.3, Finding.IRON: 3.0, Finding.CALCIFICATION: 2.5}
 """Findings a person has in a cohort; validation cases hold many more, so that false findings
@@ -95,23 +97,46 @@ def certainty(peaks: np.ndarray, pair: Pair) -> np.ndarray:
     return np.asarray(special.expit(np.max(odds, axis=0)))
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Files of one person: scans by modality, and the truth by subset of contrasts."""
+
+    name: str
+    scans: dict[Modality, Path]
+    truth: dict[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One person with one subset of contrasts."""
+
+    person: Person
+    subset: str
+    weights: Path | None
+    kept: Path  # .npz
+
+
 def main() -> None:
     """Predict, calibrate, choose, print."""
     options = read_options()
-    names = list(list_cases(options.cases, VALIDATION_HEADS))
+    persons = simulated_persons(options.persons)
+    if options.semi_real is not None:
+        persons += semi_real_persons(options.semi_real, options.seeds)
+    folder = options.out / "candidates" / load_weights(options.weights).sha256[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        Job(person, subset, options.weights, folder / f"{person.name}_{subset}.npz")
+        for person in persons
+        for subset in options.subsets
+        if subset in person.truth
+    ]
     subsets = {name: SUBSETS[name] for name in options.subsets}
     found: Found = {subset: {finding: [] for finding in Finding} for subset in subsets}
-    jobs: list[CaseJob] = [(options.cases / name, options.weights, subsets) for name in names]
-    if options.semi_real is not None:
-        persons = list_persons(WHILE_WORKING, options.seeds)
-        names += [person.label for person in persons]
-        jobs += [((options.semi_real, person), options.weights, subsets) for person in persons]
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-        for name, of_case in zip(names, pool.map(candidates_of_job, jobs), strict=True):
-            for subset, of_subset in of_case.items():
-                for finding, one in of_subset.items():
-                    found[subset][finding].append(one)
-            print(name, "done", flush=True)
+        for job, of_job in zip(jobs, pool.map(candidates_of_job, jobs), strict=True):
+            for finding, one in of_job.items():
+                found[job.subset][finding].append(one)
+            print(job.person.name, job.subset, "done", flush=True)
     calibration = {
         subset: {finding: fit_calibration(joined(rows), USUAL_PER_PERSON[finding])
                  for finding, rows in of_subset.items() if tells(subset, finding)}
@@ -136,7 +161,7 @@ def main() -> None:
             for subset, of_subset in calibration.items()
         },
         "measured": [asdict(row) for row in measured],
-        "cases": names,
+        "persons": [person.name for person in persons],
     }
     (options.out / "thresholds.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     if options.picture:
@@ -146,7 +171,7 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=Path, required=True)
+    parser.add_argument("--persons", type=Path, required=True, help="scans of detection.py")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
@@ -157,51 +182,71 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-CaseJob = tuple[Path | tuple[Path, Person], Path | None, dict[str, Present]]
-"""Folder of a simulated case, or of all semi-real persons and one of these; weights; subsets."""
-
-
-def candidates_of_job(job: CaseJob) -> dict[str, dict[Finding, Candidates]]:
-    """Candidates of one case with each subset of contrasts."""
-    what, weights_folder, subsets = job
-    weights = load_weights(weights_folder)
-    if isinstance(what, tuple):
-        return {
-            subset: semi_real_candidates(*what, weights, present)
-            for subset, present in subsets.items()
-            if not present[0]  # these persons have no T2w
-        }
-    network = open_network(weights, "findings", SegmentConfig(threads=1))
-    case = open_case(what)
-    labels, chi = np.asarray(case.labels).astype(int), np.asarray(case.channels[2])
-    return {
-        subset: candidates_of(
-            log_odds(predict_patches(network, what, present=present)),
-            labels,
-            beyond_chimap(chi, present),
+def simulated_persons(scans: Path) -> list[Person]:
+    """Persons that benchmarks/detection.py has simulated."""
+    labels = sorted(path.name.removeprefix("sub-") for path in scans.glob("sub-*"))
+    return [
+        Person(
+            label,
+            {modality: scans / raw_scan(label, modality.value) for modality in CONTRASTS},
+            dict.fromkeys(SUBSETS, scans / TRUTH_FOLDER / SubjectOutputs(label).findings),
         )
-        for subset, present in subsets.items()
-    }
+        for label in labels
+    ]
 
 
-def semi_real_candidates(
-    folder: Path, person: Person, weights: Weights, present: Present
-) -> dict[Finding, Candidates]:
-    """Candidates of a semi-real person, whose brain and nuclei the network finds itself."""
-    swi, chi = (
-        read_volume(person.file(folder, f"{name}.nii.gz"), modality)[0] if given else None
-        for name, modality, given in (
-            ("swi", Modality.SWI, present[1]),
-            ("Chimap", Modality.CHIMAP, present[2]),
+def semi_real_persons(folder: Path, seeds: int) -> list[Person]:
+    """Persons that benchmarks/semi_real.py has made of the maps for work; they have no T2w."""
+    names = {"swi+Chimap": "swiqsm", "swi": "swi", "Chimap": "qsm"}
+    return [
+        Person(
+            one.label,
+            {
+                modality: one.file(folder, f"{modality.value}.nii.gz")
+                for modality in (Modality.SWI, Modality.CHIMAP)
+            },
+            {subset: one.file(folder, f"truth-{name}.nii.gz") for subset, name in names.items()},
+        )
+        for one in list_persons(WHILE_WORKING, seeds)
+    ]
+
+
+def candidates_of_job(job: Job) -> dict[Finding, Candidates]:
+    """Find what is marked in one person with one subset of contrasts, once, and keep it."""
+    if not job.kept.exists():
+        found = candidates_of_person(job)
+        arrays = {
+            f"{finding.name}_{name}": getattr(one, name)
+            for finding, one in found.items()
+            for name in ("peaks", "real", "found_by")
+        }
+        np.savez(job.kept, **arrays)
+    with np.load(job.kept) as kept:
+        return {
+            finding: Candidates(
+                kept[f"{finding.name}_peaks"],
+                kept[f"{finding.name}_real"],
+                kept[f"{finding.name}_found_by"],
+                1,
+            )
+            for finding in Finding
+        }
+
+
+def candidates_of_person(job: Job) -> dict[Finding, Candidates]:
+    """Prepare and predict as `deepmir segment` does; brain and nuclei are the network's."""
+    present = SUBSETS[job.subset]
+    t2w, swi, chi = (
+        read_volume(job.person.scans[modality], modality)[0] if given else None
+        for modality, given in zip(
+            (Modality.T2W, Modality.SWI, Modality.CHIMAP), present, strict=True
         )
     )
-    config = Config(segment=SegmentConfig(threads=1))
-    prepared = prepare(Scans(swi=swi, chimap=chi), weights, config)
+    weights, config = load_weights(job.weights), Config(segment=SegmentConfig(threads=1))
+    prepared = prepare(Scans(t2w=t2w, swi=swi, chimap=chi), weights, config)
     odds, box = finding_log_odds(prepared, weights, config)
-    truth = "truth-" + "swi" * present[1] + "qsm" * present[2]
-    labels = read_label_map(person.file(folder, f"{truth}.nii.gz")).data.astype(int)
-    beyond = beyond_chimap(prepared.channels[2][box], present)
-    return candidates_of(odds, labels[box], beyond)
+    labels = read_label_map(job.person.truth[job.subset]).data.astype(int)
+    return candidates_of(odds, labels[box], beyond_chimap(prepared.channels[2][box], present))
 
 
 def candidates_of(

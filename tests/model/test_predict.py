@@ -114,7 +114,9 @@ def test_only_the_box_around_the_mask_is_visited(channels):
     where = np.zeros(channels.shape[1:], dtype=bool)
     where[18, 18, 10] = True
     found = predict_windows(network, channels, window=(128, 128, 32), overlap=0.25, where=where)
-    assert network.shapes == [(1, 2, 24, 24, 12)]  # a margin of 8, 8 and 4 on each side
+    assert (
+        network.shapes == [(1, 2, 24, 24, 12)] * 2
+    )  # straight and mirrored; a margin of 8, 8 and 4 on each side
     assert found[:, 18, 18, 10] == pytest.approx(whole(channels)[:, 18, 18, 10], abs=1e-6)
     assert found[:, 0, 0, 0].tolist() == [1, 0, 0]
 
@@ -126,7 +128,23 @@ def test_windows_without_a_voxel_of_the_mask_are_left_out(channels):
     options = {"window": (8, 8, 4), "overlap": 0.0}
     predict_windows(every, channels, where=np.ones_like(where), **options)
     predict_windows(some, channels, where=where, **options)
-    assert len(some.shapes) == 2 < len(every.shapes)
+    assert len(some.shapes) == 4 < len(every.shapes)
+
+
+def test_every_window_is_seen_mirrored_too():
+    at = np.linspace(-3, 3, 16, dtype=np.float32)
+
+    def one_sided(batch):
+        """Logits that grow along I, whatever the input."""
+        odds = np.broadcast_to(at[:, None, None], batch[:, 0].shape)
+        return np.stack([np.zeros_like(odds), odds + batch[:, 0]], axis=1)
+
+    channels = np.zeros((1, 16, 8, 4), np.float32)
+    channels[0, 3] = 2
+    where = np.ones(channels.shape[1:], dtype=bool)
+    found = predict_windows(one_sided, channels, window=(16, 8, 4), overlap=0.0, where=where)[1]
+    each = [special.expit((sign * at + channels[0, :, 0, 0]) / SOFTENING) for sign in (1, -1)]
+    assert found[:, 3, 2] == pytest.approx(np.mean(each, axis=0), abs=1e-6)
 
 
 def test_progress_ends_at_one(channels):
@@ -197,7 +215,7 @@ def test_log_odds_undo_the_softening_and_know_what_is_impossible():
 
 
 def test_of_two_windows_the_less_certain_does_not_decide_alone():
-    certain = iter((20.0, 4.0))
+    certain = iter((20.0, 20.0, 4.0, 4.0))  # each window is seen twice
 
     def network(batch):
         odds = next(certain)

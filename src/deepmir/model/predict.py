@@ -143,7 +143,8 @@ def predict_windows(
 ) -> FloatMap:
     """Run a network in overlapping windows and blend its softened probabilities.
 
-    Softened: the softmax of logits / `SOFTENING`; :func:`log_odds` undoes it.
+    Softened: the softmax of logits / `SOFTENING`; :func:`log_odds` undoes it. The network sees
+    each window twice, as it is and mirrored along I; the mean counts.
 
     Windows overlap and count most in their middle (a Gaussian), so that no edge shows. Only
     the box around `where` is visited, and of it only windows that `where` reaches into.
@@ -184,11 +185,21 @@ def predict_windows(
     blended = _Blend(inside.shape, size)
     for count, corner in enumerate(corners, start=1):
         block = _padded(_block(channels[(slice(None), *box)], corner, size), size)
-        logits = network(block[np.newaxis])[0]
-        blended.add(softmax(logits / np.float32(SOFTENING)), corner)
+        blended.add(_softened_both_ways(network, block), corner)
         if progress is not None:
             progress(count / len(corners))
     return _in_full(blended.result(), box, where.shape)
+
+
+def _softened_both_ways(network: Network, block: FloatMap) -> FloatMap:
+    """Softened probabilities (N, I, J, K) of a window (C, I, J, K), seen straight and mirrored."""
+    straight, mirrored = (
+        softmax(network(seen[np.newaxis])[0] / np.float32(SOFTENING))
+        for seen in (block, np.ascontiguousarray(block[:, ::-1]))
+    )
+    straight += mirrored[:, ::-1]
+    straight *= np.float32(0.5)
+    return straight
 
 
 def softmax(logits: FloatMap) -> FloatMap:

@@ -90,7 +90,6 @@ DURA_PPM = (-0.25, -0.08)
 """Least and greatest χ of falx and tentorium, collagen that calcifies with age; set so that dark
 voxels are as many as in real maps (docs/realism.md)."""
 _CORTEX = (3, 42)
-_HALF_SHEET_MM = 0.8
 _DURAL_REACH_MM = 5.0
 _N_LABELS = max(TISSUES) + 1
 
@@ -162,8 +161,8 @@ def structure_ppm(labels: IntMap, rng: np.random.Generator) -> FloatMap:
     return np.asarray(within_white * white + ribbon * cortex + dura, dtype=np.float32)
 
 
-def dural_sheets(labels: IntMap) -> BoolMap:
-    """Falx and tentorium (I, J, K): one voxel thick, half-way between what they part.
+def dural_sheets(labels: IntMap) -> FloatMap:
+    """Share of each voxel (I, J, K) that falx or tentorium fills: 1 mm half-way between two sides.
 
     Parameters
     ----------
@@ -171,13 +170,15 @@ def dural_sheets(labels: IntMap) -> BoolMap:
         1 mm label map.
     """
     left, right = _distance_mm(labels == _CORTEX[0]), _distance_mm(labels == _CORTEX[1])
-    above = np.minimum(left, right)
-    below = _distance_mm(np.isin(labels, (8, 47)))
-    falx = (np.abs(left - right) < _HALF_SHEET_MM) & (np.maximum(left, right) < _DURAL_REACH_MM)
-    tentorium = (np.abs(above - below) < _HALF_SHEET_MM) & (
-        np.maximum(above, below) < _DURAL_REACH_MM
-    )
-    return np.asarray((falx | tentorium) & np.isin(labels, (*_CORTEX, 8, 47, 24)))
+    cerebellum = _distance_mm(np.isin(labels, (8, 47)))
+    sheets = np.maximum(_half_way(left, right), _half_way(np.minimum(left, right), cerebellum))
+    return np.asarray(sheets * np.isin(labels, (*_CORTEX, 8, 47, 24)), dtype=np.float32)
+
+
+def _half_way(one: FloatMap, other: FloatMap) -> FloatMap:
+    """1 half-way between two sides that are near each other; the sum across is 1."""
+    near = np.maximum(one, other) < _DURAL_REACH_MM
+    return np.asarray(near * np.maximum(1 - np.abs(one - other) / 2, 0), dtype=np.float32)
 
 
 def _distance_mm(mask: BoolMap) -> FloatMap:
