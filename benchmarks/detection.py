@@ -23,18 +23,22 @@ from deepmir.evaluation.tables import format_score
 from deepmir.io.atomic import write_text
 from deepmir.io.bids import SubjectOutputs, raw_scan
 from deepmir.io.nifti import read_label_map, write_map
+from deepmir.io.raw import find_raw_scan
 from deepmir.labels import Finding
 from deepmir.lesions import label_instances
 from deepmir.model.weights import load_weights
 from deepmir.pipeline import segment
+from deepmir.reconstruction.person import reconstruct
 from deepmir.simulation.cohort import TRUTH_FOLDER, person_label, simulate_cohort
 from deepmir.simulation.lesions import FINDING_OF_KIND, Kind
+from deepmir.volume import Volume
 
 SUBSETS = {
     "SWI + QSM + T2w": ("swi", "qsm", "t2w"),
     "SWI + QSM": ("swi", "qsm"),
     "SWI": ("swi",),
     "QSM": ("qsm",),
+    "raw": (),  # magnitude and phase of all echoes: SWI and QSM by `deepmir reconstruct`
 }
 SUFFIX = {"swi": "swi", "qsm": "Chimap", "t2w": "T2w"}
 REGIONS_SCORED = {"caudate": 21, "putamen": 22, "pallidum": 23, "thalamus": 4}
@@ -55,6 +59,7 @@ class Seen:
     b0_t: float
     in_plane_mm: float
     slice_mm: float
+    inversion: str
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -68,6 +73,7 @@ class Seen:
             f"{self.b0_t:g} T",
             f"in plane {_range(self.in_plane_mm, (0.8,))} mm",
             f"slices {_range(self.slice_mm, (1.6, 3.3))} mm",
+            f"map by {self.inversion}",
         )
 
 
@@ -154,7 +160,7 @@ def score_person(label: str, subset: str, options: argparse.Namespace) -> Scored
     weights = load_weights(options.weights)
     kept = options.out / "found" / weights.sha256[:12] / subset.replace(" + ", "-").lower() / label
     if not (kept / "brain.nii.gz").exists():
-        scans = {name: scans_folder / raw_scan(label, SUFFIX[name]) for name in SUBSETS[subset]}
+        scans = scans_of(label, subset, scans_folder, options.weights)
         unit = "ppm" if "qsm" in scans else None  # a map full of artefacts does not tell its own
         result = segment(**scans, qsm_unit=unit, weights=options.weights, subject=label)
         like = result.prepared.reference
@@ -174,6 +180,16 @@ def score_person(label: str, subset: str, options: argparse.Namespace) -> Scored
     )
     print(label, line_of(scored.score), flush=True)
     return scored
+
+
+def scans_of(
+    label: str, subset: str, folder: Path, weights: Path | None
+) -> dict[str, Path | Volume]:
+    """What `segment` is given of a person: files, or what is made of the raw echoes."""
+    if subset == "raw":
+        made = reconstruct(find_raw_scan(folder, label), subject=label, weights=weights)
+        return {"swi": made.swi, "qsm": made.chimap}
+    return {name: folder / raw_scan(label, SUFFIX[name]) for name in SUBSETS[subset]}
 
 
 def parameters_name(label: str) -> Path:
@@ -220,6 +236,7 @@ def seen_findings(drawn: dict, found: np.ndarray, reference: np.ndarray) -> list
                 b0_t=protocol["b0_t"],
                 in_plane_mm=in_plane,
                 slice_mm=slice_mm,
+                inversion=protocol["chimap"]["method"],
             )
         )
     return rows
