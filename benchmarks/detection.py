@@ -185,7 +185,7 @@ def score_person(label: str, subset: str, options: argparse.Namespace) -> Scored
 def scans_of(
     label: str, subset: str, folder: Path, weights: Path | None
 ) -> dict[str, Path | Volume]:
-    """What `segment` is given of a person: files, or what is made of the raw echoes."""
+    """Find what `segment` is given of a person: files, or what is made of the raw echoes."""
     if subset == "raw":
         made = reconstruct(find_raw_scan(folder, label), subject=label, weights=weights)
         return {"swi": made.swi, "qsm": made.chimap}
