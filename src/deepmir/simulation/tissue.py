@@ -86,7 +86,7 @@ TISSUES: dict[int, Tissue] = {
 }
 """Properties by label: FreeSurfer numbers, extra-cerebral ones from 502, nuclei from 1001."""
 
-DURA_PPM = (-0.25, -0.08)
+DURA_PPM = (-0.14, -0.05)
 """Least and greatest χ of falx and tentorium, collagen that calcifies with age; set so that dark
 voxels are as many as in real maps (docs/realism.md)."""
 _CORTEX = (3, 42)
