@@ -1,6 +1,6 @@
 r"""Calibration and thresholds of the released network, chosen on the validation heads.
 
-    python benchmarks/detection.py --anatomies cache/anatomies --out work/validation --persons 16 \
+    python benchmarks/detection.py --anatomies cache/anatomies --out work/validation --persons 12 \
         --seed 91000 --heads 13 14 --protocol random --simulate-only
     python benchmarks/choose_thresholds.py --persons work/validation/scans --out work/chosen \
         --semi-real work/semi-real
