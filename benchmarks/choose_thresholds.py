@@ -54,6 +54,8 @@ SUBSETS = {
     "swi": (False, True, False),
     "Chimap": (False, False, True),
 }
+USUAL_SLOPE, SPREAD_OF_LOG_SLOPE = 0.2, 0.4
+"""Of what this network's log odds are multiplied by: 0.12 to 0.23 on 36 other persons."""
 FALSE_PER_PERSON = (0.1, 0.25, 0.5, 1.0, 2.0)
 
 
@@ -243,7 +245,8 @@ def candidates_of_person(job: Job) -> dict[Finding, Candidates]:
         )
     )
     weights, config = load_weights(job.weights), Config(segment=SegmentConfig(threads=1))
-    prepared = prepare(Scans(t2w=t2w, swi=swi, chimap=chi), weights, config)
+    scans = Scans(t2w=t2w, swi=swi, chimap=chi)
+    prepared = prepare(scans, weights, config, qsm_unit="ppm")  # artefacts can hide the unit
     odds, box = finding_log_odds(prepared, weights, config)
     labels = read_label_map(job.person.truth[job.subset]).data.astype(int)
     return candidates_of(odds, labels[box], beyond_chimap(prepared.channels[2][box], present))
@@ -299,9 +302,11 @@ def best_threshold(found: Found, pairs: dict[tuple[str, Finding], Pair], finding
 
 
 def fit_calibration(candidates: Candidates, usual: float) -> Calibration:
-    """Slope and offset of the greatest likelihood at the prevalence of a cohort.
+    """Likeliest slope and offset at the prevalence of a cohort, given what slopes are usual.
 
-    Components that lie beyond the Chimap have the calibration of the contrasts without it.
+    Without the latter a few persons whose components happen to fall apart without overlap would
+    make every probability 0 or 1. Components that lie beyond the Chimap have the calibration of
+    the contrasts without it.
     """
     here = np.isfinite(candidates.peaks[:, 0])
     logit, weight = candidates.peaks[here, 0], candidates.weights(usual)[here]
@@ -309,9 +314,11 @@ def fit_calibration(candidates: Candidates, usual: float) -> Calibration:
 
     def loss(x: np.ndarray) -> float:
         margin = sign * (np.exp(x[0]) * logit + x[1])
-        return float((weight * np.logaddexp(0, margin)).sum() / weight.sum() + 1e-3 * x[0] ** 2)
+        unusual = (x[0] - np.log(USUAL_SLOPE)) / SPREAD_OF_LOG_SLOPE
+        return float((weight * np.logaddexp(0, margin)).sum() + unusual**2 / 2)
 
-    log_slope, offset = optimize.minimize(loss, np.zeros(2), method="Nelder-Mead").x
+    start = np.array([np.log(USUAL_SLOPE), 0.0])
+    log_slope, offset = optimize.minimize(loss, start, method="Nelder-Mead").x
     return Calibration(slope=round(float(np.exp(log_slope)), 4), offset=round(float(offset), 4))
 
 
