@@ -44,7 +44,7 @@ from semi_real import WHILE_WORKING, list_persons
 CONTRASTS = (Modality.T2W, Modality.SWI, Modality.CHIMAP)
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 USUAL_PER_PERSON = {Finding.CMB: 2.3, Finding.IRON: 3.0, Finding.CALCIFICATION: 2.5}
-"""Findings a person has in a cohort; validation cases hold many more, so that false findings
+"""Findings a person has in a cohort; semi-real persons hold many more, so that false findings
 would weigh too little."""
 SUBSETS = {
     "T2w+swi+Chimap": (True, True, True),
@@ -240,9 +240,7 @@ def candidates_of_person(job: Job) -> dict[Finding, Candidates]:
     present = SUBSETS[job.subset]
     t2w, swi, chi = (
         read_volume(job.person.scans[modality], modality)[0] if given else None
-        for modality, given in zip(
-            (Modality.T2W, Modality.SWI, Modality.CHIMAP), present, strict=True
-        )
+        for modality, given in zip(CONTRASTS, present, strict=True)
     )
     weights, config = load_weights(job.weights), Config(segment=SegmentConfig(threads=1))
     scans = Scans(t2w=t2w, swi=swi, chimap=chi)

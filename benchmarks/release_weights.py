@@ -3,8 +3,8 @@
     python benchmarks/release_weights.py --runs runs --out src/deepmir/weights/released
 
 Reads ``anatomy/last.pt`` and ``findings/last.pt`` under RUNS. A part that is not there is taken
-from the package's weights, and so are thresholds and calibration unless ``--thresholds`` names the
-JSON of benchmarks/choose_thresholds.py. ``--detection``, ``--semi-real`` and ``--real`` take those
+from the package's weights, and so are what it was trained on, and thresholds and calibration unless
+``--thresholds`` names the JSON of benchmarks/choose_thresholds.py. ``--detection``, ``--semi-real`` and ``--real`` take those
 of the other benchmarks: their figures go into the model card. Without RUNS the card alone is new.
 """
 
@@ -18,6 +18,11 @@ from deepmir.labels import Finding
 from deepmir.model.weights import ONNX_FILES, RELEASED, Calibration, Part, load_weights
 from deepmir.training.export import ReleaseNotes, export_release
 
+DATA = (
+    "simulated scans of 12 heads (SynthSeg label maps, Apache-2.0), no patient's scan; "
+    "made by benchmarks/release_data.py"
+)
+
 
 def main() -> None:
     """Export both parts with the notes."""
@@ -26,7 +31,7 @@ def main() -> None:
     base = RELEASED if len(runs) < len(ONNX_FILES) else None
     notes = ReleaseNotes(
         code_version=version("deepmir"),
-        data=options.data,
+        data=options.data or (load_weights(base).manifest.card.training_data if base else DATA),
         thresholds=thresholds_of(options.thresholds),
         calibration=calibration_of(options.thresholds),
         validation=figures_of(options),
@@ -48,11 +53,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--detection", type=Path)
     parser.add_argument("--semi-real", type=Path)
     parser.add_argument("--real", type=Path, nargs="*", default=[])
-    parser.add_argument(
-        "--data",
-        default="simulated scans of 12 heads (SynthSeg label maps, Apache-2.0), no patient's scan; "
-        "made by benchmarks/release_data.py",
-    )
+    parser.add_argument("--data", help="what was trained on; by default as the package's card says")
     return parser.parse_args()
 
 

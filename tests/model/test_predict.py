@@ -114,9 +114,8 @@ def test_only_the_box_around_the_mask_is_visited(channels):
     where = np.zeros(channels.shape[1:], dtype=bool)
     where[18, 18, 10] = True
     found = predict_windows(network, channels, window=(128, 128, 32), overlap=0.25, where=where)
-    assert (
-        network.shapes == [(1, 2, 24, 24, 12)] * 2
-    )  # straight and mirrored; a margin of 8, 8 and 4 on each side
+    # straight and mirrored; a margin of 8, 8 and 4 on each side
+    assert network.shapes == [(1, 2, 24, 24, 12)] * 2
     assert found[:, 18, 18, 10] == pytest.approx(whole(channels)[:, 18, 18, 10], abs=1e-6)
     assert found[:, 0, 0, 0].tolist() == [1, 0, 0]
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from deepmir.simulation.tissue import distance_mm
 from deepmir.simulation.vessels import Vessel
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
@@ -78,12 +79,12 @@ def white_matter_lesions(labels: IntMap, volume_ml: float, rng: np.random.Genera
         1 mm label map.
     """
     white = np.isin(labels, (_LEFT_WHITE, _RIGHT_WHITE))
-    white &= _distance(np.isin(labels, _GRAY)) > 2.5
+    white &= distance_mm(np.isin(labels, _GRAY)) > 2.5
     count = min(round(1000 * volume_ml), int(white.sum()))
     if count == 0:
         return labels.copy()
     noise = ndimage.gaussian_filter(rng.standard_normal(labels.shape, dtype=np.float32), 2.0)
-    score = noise / max(float(noise.std()), 1e-6) - _distance(np.isin(labels, _LATERAL)) / 6.0
+    score = noise / max(float(noise.std()), 1e-6) - distance_mm(np.isin(labels, _LATERAL)) / 6.0
     chosen = white & (score >= np.partition(score[white], -count)[-count])
     out = labels.copy()
     out[chosen & (labels == _LEFT_WHITE)] = LEFT_LESION
@@ -97,7 +98,7 @@ def perivascular_spaces(labels: IntMap, count: int, rng: np.random.Generator) ->
     Most are 0.5 to 1.5 mm wide and a few millimetres long (Wardlaw 2013,
     doi:10.1016/S1474-4422(13)70124-8).
     """
-    white = np.isin(labels, (_LEFT_WHITE, _RIGHT_WHITE)) & (_distance(np.isin(labels, _GRAY)) > 2)
+    white = np.isin(labels, (_LEFT_WHITE, _RIGHT_WHITE)) & (distance_mm(np.isin(labels, _GRAY)) > 2)
     toward = _signed_distance(np.isin(labels, _LATERAL))
     toward = ndimage.gaussian_filter(toward, 2.0)
     radial = np.stack([np.gradient(toward, axis=axis) for axis in range(3)], axis=-1)
@@ -129,10 +130,4 @@ def _tube(
 
 
 def _signed_distance(mask: BoolMap) -> FloatMap:
-    return np.asarray(_distance(mask) - _distance(~mask), dtype=np.float32)
-
-
-def _distance(mask: BoolMap) -> FloatMap:
-    if not mask.any():
-        return np.full(mask.shape, 1e3, dtype=np.float32)
-    return np.asarray(ndimage.distance_transform_edt(~mask), dtype=np.float32)
+    return np.asarray(distance_mm(mask) - distance_mm(~mask), dtype=np.float32)

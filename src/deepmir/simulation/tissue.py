@@ -148,8 +148,8 @@ def structure_ppm(labels: IntMap, rng: np.random.Generator) -> FloatMap:
         1 mm label map.
     """
     cortex, white = np.isin(labels, _CORTEX), np.isin(labels, (2, 41))
-    to_cortex, to_white = _distance_mm(cortex), _distance_mm(white)
-    to_ventricle = _distance_mm(np.isin(labels, (4, 43)))
+    to_cortex, to_white = distance_mm(cortex), distance_mm(white)
+    to_ventricle = distance_mm(np.isin(labels, (4, 43)))
     areas = texture(labels.shape, rng, correlation_voxels=9.0, amplitude=1.0)
     bundles = np.exp(-(((to_ventricle - 5.0) / 2.0) ** 2)) * (1 + 0.5 * areas)
     under_cortex = np.exp(-to_cortex / 1.5)
@@ -169,8 +169,8 @@ def dural_sheets(labels: IntMap) -> FloatMap:
     labels : (I, J, K) int array
         1 mm label map.
     """
-    left, right = _distance_mm(labels == _CORTEX[0]), _distance_mm(labels == _CORTEX[1])
-    cerebellum = _distance_mm(np.isin(labels, (8, 47)))
+    left, right = distance_mm(labels == _CORTEX[0]), distance_mm(labels == _CORTEX[1])
+    cerebellum = distance_mm(np.isin(labels, (8, 47)))
     sheets = np.maximum(_half_way(left, right), _half_way(np.minimum(left, right), cerebellum))
     return np.asarray(sheets * np.isin(labels, (*_CORTEX, 8, 47, 24)), dtype=np.float32)
 
@@ -181,7 +181,7 @@ def _half_way(one: FloatMap, other: FloatMap) -> FloatMap:
     return np.asarray(near * np.maximum(1 - np.abs(one - other) / 2, 0), dtype=np.float32)
 
 
-def _distance_mm(mask: BoolMap) -> FloatMap:
+def distance_mm(mask: BoolMap) -> FloatMap:
     """Distance of every voxel of 1 mm to a mask; far where it is empty."""
     if not mask.any():
         return np.full(mask.shape, 1e3, dtype=np.float32)
