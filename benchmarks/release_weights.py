@@ -4,8 +4,9 @@
 
 Reads ``anatomy/last.pt`` and ``findings/last.pt`` under RUNS. A part that is not there is taken
 from the package's weights, and so are what it was trained on, and thresholds and calibration unless
-``--thresholds`` names the JSON of benchmarks/choose_thresholds.py. ``--detection``, ``--semi-real`` and ``--real`` take those
-of the other benchmarks: their figures go into the model card. Without RUNS the card alone is new.
+``--thresholds`` names the JSON of benchmarks/choose_thresholds.py. ``--detection``, ``--semi-real``
+and ``--real`` take those of the other benchmarks: their figures go into the model card. Without
+RUNS the card alone is new.
 """
 
 import argparse
