@@ -214,7 +214,13 @@ def insert(
         reconstruct_swi(echoes, settings.swi) * mask for echoes in (with_deposits, without)
     )
     chi = np.where(mask, real.chi_ppm + change, 0).astype(np.float32)
-    pair = ScanPair(swi=swi, swi_without=swi_without, chi_ppm=chi, chi_without_ppm=real.chi_ppm)
+    pair = ScanPair(
+        swi=swi,
+        swi_without=swi_without,
+        chi_ppm=chi,
+        chi_without_ppm=real.chi_ppm,
+        lost=np.zeros(chi.shape, dtype=bool),  # these scans have no dropout
+    )
     return Insertion(pair, effects, mask)
 
 
@@ -342,9 +348,14 @@ def truth_of(
         swi_without=pair.swi_without,
         chi_ppm=pair.chi_ppm if chimap else pair.chi_without_ppm,
         chi_without_ppm=pair.chi_without_ppm,
+        lost=pair.lost,
     )
     labels, _, seen = draw_truth(
-        deposits, insertion.effects, shown, insertion.mask, voxel_volume_mm3=voxel_volume_mm3
+        deposits,
+        insertion.effects,
+        shown,
+        insertion.mask,
+        voxel_volume_mm3=voxel_volume_mm3,
     )
     return np.where(insertion.mask, labels, 0).astype(np.uint8), seen
 

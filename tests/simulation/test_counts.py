@@ -16,6 +16,7 @@ from deepmir.simulation.lesions import (
     sample_deposits,
     training_counts,
 )
+from deepmir.simulation.vessels import Vessel
 
 _SPEC = importlib.util.spec_from_file_location(
     "phantom_head", Path(__file__).with_name("phantom_head.py")
@@ -50,6 +51,19 @@ def test_usual_microbleeds_go_from_hardly_visible_to_blatant(labels):
     assert 4 < np.median(usual) < 16
 
 
+def test_microbleeds_are_put_against_veins_where_there_are_some(labels):
+    middle = np.array(labels.shape) / 2 + [20.0, 0, 15]
+    along = np.linspace(-15, 15, 61)[:, None] * [0.0, 1, 0] + middle
+    vein = Vessel(points_mm=along, radius_mm=np.full(61, 0.5))
+    counts = Counts(cmb=0, cmb_by_vein=20, iron=0, calcification=0, mixed=0)
+    rng = np.random.default_rng(3)
+    drawn = sample_deposits(labels, counts, rng, veins=[vein], apart_mm=-20.0)
+    off = [np.linalg.norm(along - d.centre_mm, axis=1).min() for d in drawn]
+    assert len(drawn) == 20
+    assert max(off) < 2.5
+    assert not sample_deposits(labels, counts, rng)
+
+
 def test_half_of_the_people_have_no_microbleed_and_few_have_many():
     rng = np.random.default_rng(0)
     counts = np.array([realistic_counts(rng).cmb for _ in range(2000)])
@@ -63,6 +77,8 @@ def test_half_of_the_people_have_no_microbleed_and_few_have_many():
 def test_training_heads_hold_many_a_third_of_them_faint():
     rng = np.random.default_rng(0)
     drawn = [training_counts(rng) for _ in range(200)]
-    share = sum(c.faint_cmb for c in drawn) / sum(c.faint_cmb + c.cmb for c in drawn)
-    assert 0.25 < share < 0.45
-    assert min(c.cmb for c in drawn) >= 10
+    faint, by_vein = (sum(getattr(c, n) for c in drawn) for n in ("faint_cmb", "cmb_by_vein"))
+    total = faint + by_vein + sum(c.cmb for c in drawn)
+    assert 0.25 < faint / total < 0.45
+    assert 0.15 < by_vein / total < 0.35
+    assert min(c.cmb + c.cmb_by_vein for c in drawn) >= 10

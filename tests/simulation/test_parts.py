@@ -144,6 +144,10 @@ def test_patchy_iron_stays_in_the_basal_ganglia():
 # ---- truth ---------------------------------------------------------------------------------
 
 
+def truth_of(deposit, effect, scans):
+    return draw_truth([deposit], (effect,), scans, np.ones_like(scans.lost), voxel_volume_mm3=1.215)
+
+
 @pytest.mark.parametrize(
     ("fall", "rise_ppm", "label"), [(0.9, 0.0, 1), (0.0, 0.3, 1), (0.1, 0.01, IGNORE)]
 )
@@ -159,13 +163,31 @@ def test_a_deposit_is_a_label_only_where_a_rater_could_see_it(fall, rise_ppm, la
         swi_without=np.ones(shape, np.float32),
         chi_ppm=noise + rise_ppm * mark,
         chi_without_ppm=noise,
+        lost=np.zeros(shape, bool),
     )
-    labels, mimics, seen = draw_truth(
-        [deposit], (effect,), scans, np.ones(shape, bool), voxel_volume_mm3=1.215
-    )
+    labels, mimics, seen = truth_of(deposit, effect, scans)
     assert label in labels
     assert seen[0].seen == (label != IGNORE)
     assert not mimics.any()
+
+
+@pytest.mark.parametrize(("rise_ppm", "label"), [(0.0, IGNORE), (0.3, 1)])
+def test_where_signal_is_lost_in_any_case_only_the_qsm_can_show_a_deposit(rise_ppm, label):
+    deposit = a_deposit()
+    effect = deposit_effect(deposit, LABELS, GEOMETRY)
+    mark = np.zeros(GEOMETRY.shape, np.float32)
+    mark[effect.block] = effect.fraction / effect.fraction.max()
+    noise = np.random.default_rng(0).normal(0, 0.002, GEOMETRY.shape).astype(np.float32)
+    scans = ScanPair(
+        swi=(1 - 0.9 * mark).astype(np.float32),
+        swi_without=np.ones(GEOMETRY.shape, np.float32),
+        chi_ppm=noise + rise_ppm * mark,
+        chi_without_ppm=noise,
+        lost=np.ones(GEOMETRY.shape, bool),
+    )
+    labels, _, seen = truth_of(deposit, effect, scans)
+    assert label in labels
+    assert not seen[0].seen_on_swi
 
 
 def test_a_mixed_lesion_is_a_mimic_and_no_label():
@@ -174,10 +196,14 @@ def test_a_mixed_lesion_is_a_mimic_and_no_label():
     dark = np.ones(GEOMETRY.shape, np.float32)
     dark[effect.block] -= 0.9 * (effect.fraction > 0)
     flat = np.zeros(GEOMETRY.shape, np.float32)
-    scans = ScanPair(swi=dark, swi_without=np.ones_like(dark), chi_ppm=flat, chi_without_ppm=flat)
-    labels, mimics, _ = draw_truth(
-        [deposit], (effect,), scans, np.ones(GEOMETRY.shape, bool), voxel_volume_mm3=1.0
+    scans = ScanPair(
+        swi=dark,
+        swi_without=np.ones_like(dark),
+        chi_ppm=flat,
+        chi_without_ppm=flat,
+        lost=flat > 0,
     )
+    labels, mimics, _ = truth_of(deposit, effect, scans)
     assert not labels.any()
     assert mimics.any()
 

@@ -97,7 +97,13 @@ def simulate_person(
         for echoes in (scan.echoes, scan.echoes_without_deposits)
     )
     chi, chi_without, chi_mask = _chimaps(scan, mask, drawn.chimap)
-    pair = ScanPair(swi=swi, swi_without=swi_without, chi_ppm=chi, chi_without_ppm=chi_without)
+    pair = ScanPair(
+        swi=swi,
+        swi_without=swi_without,
+        chi_ppm=chi,
+        chi_without_ppm=chi_without,
+        lost=scan.brain & ~reliable_mask(scan.echoes_without_deposits, scan.brain),
+    )
     findings, mixed, seen = draw_truth(
         scene.deposits,
         scan.effects,
@@ -111,7 +117,7 @@ def simulate_person(
         chi_ppm=chi,
         chi_mask=chi_mask,
         findings=findings,
-        mimics=_mimics(scan, mixed),
+        mimics=_mimics(scan, mixed, pair.lost),
         deposits=tuple(scene.deposits),
         visibility=tuple(seen),
         protocol=drawn,
@@ -123,9 +129,8 @@ def simulate_person(
     )
 
 
-def _mimics(scan: Acquisition, mixed: BoolMap) -> IntMap:
+def _mimics(scan: Acquisition, mixed: BoolMap, lost: BoolMap) -> IntMap:
     """Map of what is no finding; where two meet, the one that is rarer."""
-    lost = scan.brain & ~reliable_mask(scan.echoes_without_deposits, scan.brain)
     mimics = np.zeros(mixed.shape, dtype=np.uint8)
     for kind, where in (
         (Mimic.DROPOUT, lost),

@@ -107,7 +107,7 @@ def build_scene(
     affine[:3, :3], affine[:3, 3] = axes, axes @ box[0]
     offset = wide[0] - box[0]
     veins = grow_veins(labels, brain.astype(bool), sample_parameters(rng), rng)
-    deposits = sample_deposits(labels, counts, rng)
+    deposits = sample_deposits(labels, counts, rng, veins=veins)
     labels, spaces = _aged(labels, variation.ageing, rng)
     return Scene(
         labels=labels,

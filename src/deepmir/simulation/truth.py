@@ -2,7 +2,8 @@
 
 A rater sees a finding where SWI falls by more than 25 % because of it, or where the
 reconstructed |χ| rises by more than 3 times the local noise and 0.05 ppm. What neither shows is
-no label: its place is left out of training and scoring (`IGNORE`).
+no label: its place is left out of training and scoring (`IGNORE`). Where the signal is lost in any
+case, as above the sinuses, SWI shows nothing: a fall there follows the rings of the dropout.
 """
 
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class ScanPair:
     swi_without: FloatMap
     chi_ppm: FloatMap
     chi_without_ppm: FloatMap
+    lost: BoolMap  # no signal to speak of, without deposits too
 
 
 def draw_truth(
@@ -114,7 +116,7 @@ def _extent(
 ) -> tuple[BoolMap, Visibility]:
     block = effect.block
     before, after = scans.swi_without[block], scans.swi[block]
-    fall = np.where(before > floor, 1 - after / np.maximum(before, 1e-9), 0)
+    fall = np.where((before > floor) & ~scans.lost[block], 1 - after / np.maximum(before, 1e-9), 0)
     change = scans.chi_ppm[block] - scans.chi_without_ppm[block]
     core = (effect.fraction > 0.05) | (effect.fraction == effect.fraction.max())
     on_swi = _joined(own & (fall > SWI_FALL), core)
