@@ -10,7 +10,7 @@ from nibabel.nifti1 import Nifti1Image
 
 import deepmir
 from deepmir.config import Config, LesionConfig, SegmentConfig
-from deepmir.errors import ConfigError, GeometryError, InputError, OutputError
+from deepmir.errors import ConfigError, GeometryError, InputError, OutputError, UnitError
 from deepmir.io.tables import read_table
 from deepmir.labels import Finding
 from deepmir.pipeline import PersonScans, modality_notices
@@ -159,6 +159,18 @@ def test_qsm_alone_works_and_says_where_sizes_come_from(scan_files, tiny_weights
     assert (result.summary.cmb, result.summary.calcification) == (1, 1)
     assert all(lesion.swi_contrast is None for lesion in result.lesions)
     assert any("is that on QSM" in notice.message for notice in result.notices)
+
+
+def test_the_sidecar_of_the_qsm_says_its_unit(scan_files, tiny_weights, tmp_path):
+    image = nib.load(scan_files["qsm"])
+    strong = Nifti1Image((image.get_fdata() * 20).astype(np.float32), image.affine)
+    nib.save(strong, tmp_path / "sub-01_Chimap.nii.gz")
+    given = {"qsm": tmp_path / "sub-01_Chimap.nii.gz", "weights": tiny_weights}
+    with pytest.raises(UnitError):
+        deepmir.segment(**given)
+    (tmp_path / "sub-01_Chimap.json").write_text('{"Units": "ppm"}')
+    notices = deepmir.segment(**given).notices
+    assert any("taken as ppm" in notice.message for notice in notices)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from deepmir.io.provenance import (
     describe_software,
     peak_memory_bytes,
 )
+from deepmir.io.sidecars import read_sidecars
 from deepmir.labels import Finding
 from deepmir.lesions import mars_table, measure_lesions, summarise, tellable_findings
 from deepmir.model.weights import Weights, load_weights
@@ -52,7 +53,7 @@ class PersonScans:
     brain_mask: Path | str | BoolMap | None = None
     """On the grid of the reference scan; None: the network finds the brain."""
     qsm_unit: QsmUnit | None = None
-    """Unit of the QSM; None: told from its values, or refused."""
+    """Unit of the QSM; None: told from its sidecar and values, or refused."""
     subject: str | None = None
     """Label of the person; None: taken from the name of the first scan."""
 
@@ -95,7 +96,8 @@ def segment(  # noqa: PLR0913 - the public face: one keyword for each thing a us
     brain_mask : path or (I, J, K) bool array, optional
         On the grid of the reference scan; by default the network finds the brain.
     qsm_unit : {"ppm", "ppb", "scaled-1000", "scaled-4096"}, optional
-        By default the unit is told from the values, or refused.
+        By default that of the sidecar (`Units`) where the values allow it or cannot tell; else
+        told from the values, or refused.
     subject : str, optional
         Label of the person; by default taken from the first scan's name.
     config : Config or path of a TOML file, optional
@@ -367,7 +369,7 @@ class _Reader:
         volume, notices = read_volume(Path(source), modality)
         self.files.append(describe_input(modality.value, Path(source)))
         self.notices.extend(notices)
-        return volume
+        return replace(volume, unit=_stated_unit(Path(source), modality))
 
     def mask(self, source: Path | str | BoolMap | None, reference: Volume) -> BoolMap | None:
         """Read a brain mask on the reference grid."""
@@ -407,6 +409,14 @@ def _read(given: PersonScans, dseg: Source | None) -> _Inputs:
     mask = reader.mask(given.brain_mask, scans.reference)
     drawn = reader.drawn(dseg, scans.reference)
     return _Inputs(scans, mask, drawn, tuple(reader.files), tuple(reader.notices))
+
+
+def _stated_unit(scan: Path, modality: Modality) -> str:
+    """Return the unit that the sidecar of a Chimap gives; "" where there is none."""
+    if modality is not Modality.CHIMAP:
+        return ""
+    units = read_sidecars(scan).get("Units")
+    return "" if units is None else str(units.value).strip()
 
 
 def _describe_image(modality: Modality, image: Volume) -> InputFile:

@@ -46,7 +46,7 @@ class Volume:
     data: npt.NDArray[np.generic]  # (I, J, K)
     affine: Affine
     modality: Modality
-    unit: str = ""  # "ppm" for Chimap; "" where intensities are arbitrary
+    unit: str = ""  # of a Chimap, as its sidecar has it; "" where arbitrary or not said
     name: str = ""  # path or description, for messages
     native: Grid | None = None  # None: the array is its own native grid
 

@@ -66,6 +66,38 @@ def test_an_explicit_unit_is_obeyed_whatever_the_values(unit, divisor):
     assert notices == ()
 
 
+def stated(data: np.ndarray, unit: str) -> Volume:
+    return Volume(data, np.eye(4), Modality.CHIMAP, name="sub-01_Chimap.nii.gz", unit=unit)
+
+
+@pytest.mark.parametrize(("unit", "divisor"), [("ppm", 1), ("ppb", 1000)])
+def test_the_unit_of_the_sidecar_is_believed_where_values_cannot_tell(unit, divisor):
+    data = brain_of(1.5 * divisor)
+    converted, (notice,) = to_ppm(stated(data, unit), brain=None)
+    assert converted.data == pytest.approx(data / divisor, rel=1e-6)
+    assert f"taken as {unit}" in notice.message
+
+
+def test_the_unit_of_the_sidecar_decides_between_two_that_fit():
+    data = brain_of(150)
+    converted, notices = to_ppm(stated(data, "ppb"), brain=None)
+    assert converted.data == pytest.approx(data / 1000, rel=1e-6)
+    assert notices == ()
+
+
+def test_values_are_believed_where_they_contradict_the_sidecar():
+    data = brain_of(70)
+    converted, (notice,) = to_ppm(stated(data, "ppm"), brain=None)
+    assert converted.data == pytest.approx(data / 1000, rel=1e-6)
+    assert "divided by 1000" in notice.message
+
+
+def test_an_unknown_unit_in_a_sidecar_says_nothing():
+    assert to_ppm(stated(brain_of(0.07), "arbitrary"), brain=None)[1] == ()
+    with pytest.raises(UnitError):
+        to_ppm(stated(brain_of(0.5), "arbitrary"), brain=None)
+
+
 def test_all_units_are_known():
     assert QSM_UNITS == ("ppm", "ppb", "scaled-1000", "scaled-4096")
 

@@ -30,7 +30,8 @@ def to_ppm(
     Parameters
     ----------
     chimap
-        Map in `unit`.
+        Map in `unit`. Its own `unit` is what its sidecar says: believed where the values allow
+        it or cannot tell, else what the values say is taken.
     brain : (I, J, K) bool array
         None: the map's own support, or the middle of its field of view if it is unmasked.
     unit
@@ -48,9 +49,14 @@ def to_ppm(
     if unit is not None:
         return _divided(chimap, _divisor_of(unit)), ()
     width = brain_width(_float32(chimap), brain)
+    stated = _DIVISORS.get(chimap.unit)
+    if stated is not None and _plausible(width / stated):
+        return _divided(chimap, stated), ()
     if _plausible(width):
         return _divided(chimap, 1), ()
     fitting = [divisor for divisor in _TRIED if _plausible(width / divisor)]
+    if len(fitting) != 1 and stated is not None and width > 0:
+        return _divided(chimap, stated), (_taken_as_stated(chimap, width / stated),)
     if len(fitting) != 1:
         raise UnitError(_unclear(chimap, width, fitting))
     notice = Notice(
@@ -121,6 +127,15 @@ def _unclear(chimap: Volume, width: float, fitting: list[int]) -> str:
         f"the unit of {_name(chimap)} cannot be told: 5 to 95 % of the brain span {width:.4g}, "
         f"in ppm it would be {WIDTH_RANGE_PPM[0]} to {WIDTH_RANGE_PPM[1]}, and {why} bring it "
         f"there; say which unit it is by --qsm-unit {_list()}"
+    )
+
+
+def _taken_as_stated(chimap: Volume, width_ppm: float) -> Notice:
+    return Notice(
+        "preprocess",
+        f"{_name(chimap)} is taken as {chimap.unit}, as its sidecar says; 5 to 95 % of the brain "
+        f"then span {width_ppm:.4g} ppm, and {WIDTH_RANGE_PPM[0]} to {WIDTH_RANGE_PPM[1]} are "
+        "usual: look at the map, --qsm-unit says otherwise",
     )
 
 
