@@ -29,7 +29,7 @@ def main() -> None:
     """Export both parts with the notes."""
     options = read_options()
     runs = {} if options.runs is None else checkpoints_under(options.runs)
-    base = RELEASED if len(runs) < len(ONNX_FILES) else None
+    base = RELEASED if len(runs) < len(ONNX_FILES) or options.share < 1 else None
     notes = ReleaseNotes(
         code_version=version("deepmir"),
         data=options.data or (load_weights(base).manifest.card.training_data if base else DATA),
@@ -41,7 +41,7 @@ def main() -> None:
         earlier = load_weights(base)
         calibration = earlier.manifest.calibration
         notes = replace(notes, thresholds=earlier.thresholds, calibration=calibration)
-    export_release(runs, options.out, notes, base=base)
+    export_release(runs, options.out, notes, base=base, share=options.share)
     print(f"released: {options.out}")
 
 
@@ -54,6 +54,12 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--detection", type=Path)
     parser.add_argument("--semi-real", type=Path)
     parser.add_argument("--real", type=Path, nargs="*", default=[])
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        help="how far a trained part goes from the package's weights (0) to the checkpoint's (1)",
+    )
     parser.add_argument("--data", help="what was trained on; by default as the package's card says")
     return parser.parse_args()
 

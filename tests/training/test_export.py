@@ -38,9 +38,9 @@ def recipe_of(part):
     return Recipe(name=f"tiny-{part}", part=part, network=SPECS[part], optimisation=OPTIMISATION)
 
 
-def write_checkpoint(folder, part):
+def write_checkpoint(folder, part, seed=5):
     """Checkpoint of a network with random weights, statistics included."""
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     network = BUILD[part](SPECS[part])
     state = {
         name: torch.rand_like(value) + 0.3
@@ -140,6 +140,21 @@ def test_a_part_that_was_not_trained_comes_from_the_base(checkpoints, released, 
     assert card.count("## anatomy part") == card.count("## findings part") == 1
     assert card.count("tiny-findings") == 1
     assert "CMB sensitivity" not in card  # measured with the weights before
+
+
+def test_a_part_may_go_half_of_the_way_from_the_weights_before(released, tmp_path):
+    other = write_checkpoint(tmp_path / "other", "findings", seed=6)
+    folders = [tmp_path / name for name in ("all", "half")]
+    for out, share in zip(folders, (1.0, 0.5), strict=True):
+        export_release({"findings": other}, out, ReleaseNotes(), base=released, share=share)
+    before, end, half = (load_file(f / "weights.safetensors") for f in (released, *folders))
+    name = next(key for key in end if key.startswith("findings") and end[key].ndim == 5)
+    mean = (before[name].float() + end[name].float()) / 2
+    assert not torch.equal(before[name], end[name])
+    assert torch.allclose(half[name].float(), mean, rtol=1e-3)
+    assert "weights before (50%)" in (folders[1] / "MODEL_CARD.md").read_text(encoding="utf-8")
+    with pytest.raises(TrainingError, match="give the base"):
+        export_release({"findings": other}, tmp_path / "none", ReleaseNotes(), share=0.5)
 
 
 def test_rounding_is_to_what_half_precision_holds():
