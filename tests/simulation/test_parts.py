@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from deepmir.simulation.lesions import Deposit, Kind, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import mesa_like, protocol_by_name, sample_protocol
@@ -188,6 +189,27 @@ def test_where_signal_is_lost_in_any_case_only_the_qsm_can_show_a_deposit(rise_p
     labels, _, seen = truth_of(deposit, effect, scans)
     assert label in labels
     assert not seen[0].seen_on_swi
+
+
+def test_a_ring_of_phase_does_not_make_two_findings_of_one():
+    deposit = a_deposit()
+    effect = deposit_effect(deposit, LABELS, GEOMETRY)
+    wide = np.zeros(GEOMETRY.shape, bool)
+    wide[effect.block] = ndimage.binary_dilation(effect.fraction > 0.05)
+    middle = int(np.argwhere(wide)[:, 0].mean())
+    after = np.where(wide, 0.2, 1).astype(np.float32)
+    after[middle] = 1.0  # a dark ring runs here with the deposit and without
+    flat = np.zeros(GEOMETRY.shape, np.float32)
+    scans = ScanPair(
+        swi=after,
+        swi_without=np.ones_like(flat),
+        chi_ppm=flat,
+        chi_without_ppm=flat,
+        lost=flat > 0,
+    )
+    labels, _, _ = truth_of(deposit, effect, scans)
+    assert ndimage.label((after < 1) & wide, np.ones((3, 3, 3)))[1] == 2
+    assert ndimage.label(labels == 1, np.ones((3, 3, 3)))[1] == 1
 
 
 def test_a_mixed_lesion_is_a_mimic_and_no_label():

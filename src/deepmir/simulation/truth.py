@@ -3,7 +3,8 @@
 A rater sees a finding where SWI falls by more than 25 % because of it, or where the
 reconstructed |χ| rises by more than 3 times the local noise and 0.05 ppm. What neither shows is
 no label: its place is left out of training and scoring (`IGNORE`). Where the signal is lost in any
-case, as above the sinuses, SWI shows nothing: a fall there follows the rings of the dropout.
+case, as above the sinuses, SWI shows nothing. Rings of phase that cut an extent in pieces do not
+make one finding several: the deposit itself joins them.
 """
 
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def _extent(
     fall = np.where((before > floor) & ~scans.lost[block], 1 - after / np.maximum(before, 1e-9), 0)
     change = scans.chi_ppm[block] - scans.chi_without_ppm[block]
     core = (effect.fraction > 0.05) | (effect.fraction == effect.fraction.max())
-    on_swi = _joined(own & (fall > SWI_FALL), core)
+    on_swi = _in_one_piece(_joined(own & (fall > SWI_FALL), core), own & core)
     near = own & ndimage.binary_dilation(core, iterations=1)
     at = np.unravel_index(int(np.argmax(np.where(near, np.abs(change), -1))), change.shape)
     peak = float(change[at])
@@ -150,6 +151,12 @@ def _joined(candidate: BoolMap, core: BoolMap) -> BoolMap:
     components, _ = ndimage.label(candidate, structure=structure)
     touching = np.unique(components[ndimage.binary_dilation(core, structure=structure)])
     return np.asarray(np.isin(components, touching[touching > 0]))
+
+
+def _in_one_piece(extent: BoolMap, core: BoolMap) -> BoolMap:
+    """Join what lies round a deposit by the deposit itself, if it is in pieces."""
+    _, pieces = ndimage.label(extent, structure=np.ones((3, 3, 3), dtype=bool))
+    return extent | core if pieces > 1 else extent
 
 
 def _owners(
