@@ -161,8 +161,7 @@ def score_person(label: str, subset: str, options: argparse.Namespace) -> Scored
     kept = options.out / "found" / weights.sha256[:12] / subset.replace(" + ", "-").lower() / label
     if not (kept / "brain.nii.gz").exists():
         scans = scans_of(label, subset, scans_folder, options.weights)
-        unit = "ppm" if "qsm" in scans else None  # a map full of artefacts does not tell its own
-        result = segment(**scans, qsm_unit=unit, weights=options.weights, subject=label)
+        result = segment(**scans, weights=options.weights, subject=label)
         like = result.prepared.reference
         write_map(result.findings(), like, kept / "findings.nii.gz", dtype=np.uint8)
         write_map(result.prepared.regions, like, kept / "regions.nii.gz", dtype=np.uint8)
