@@ -116,7 +116,7 @@ def test_an_explicit_unit_is_obeyed(person, weights, fast):
 
 
 def test_a_unit_that_cannot_be_told_is_refused(person, weights, fast):
-    odd = replace(person.scans.chimap, data=person.scans.chimap.data * 20)
+    odd = replace(person.scans.chimap, data=person.scans.chimap.data * 20, unit="")
     with pytest.raises(UnitError, match="--qsm-unit"):
         prepare(Scans(chimap=odd), weights, fast)
 
