@@ -343,19 +343,13 @@ def truth_of(
 ) -> tuple[IntMap, list[Visibility | None]]:
     """Label map of what a rater could see on the contrasts that are there; 255: not seen."""
     pair = insertion.scans
-    shown = ScanPair(
+    shown = replace(
+        pair,
         swi=pair.swi if swi else pair.swi_without,
-        swi_without=pair.swi_without,
         chi_ppm=pair.chi_ppm if chimap else pair.chi_without_ppm,
-        chi_without_ppm=pair.chi_without_ppm,
-        lost=pair.lost,
     )
     labels, _, seen = draw_truth(
-        deposits,
-        insertion.effects,
-        shown,
-        insertion.mask,
-        voxel_volume_mm3=voxel_volume_mm3,
+        deposits, insertion.effects, shown, insertion.mask, voxel_volume_mm3=voxel_volume_mm3
     )
     return np.where(insertion.mask, labels, 0).astype(np.uint8), seen
 

@@ -145,6 +145,24 @@ def test_patchy_iron_stays_in_the_basal_ganglia():
 # ---- truth ---------------------------------------------------------------------------------
 
 
+def pair_of(swi, *, chi_ppm=None, chi_without_ppm=None, lost=False):
+    flat = np.zeros_like(swi)
+    return ScanPair(
+        swi=swi.astype(np.float32),
+        swi_without=np.ones_like(swi, np.float32),
+        chi_ppm=flat if chi_ppm is None else chi_ppm,
+        chi_without_ppm=flat if chi_without_ppm is None else chi_without_ppm,
+        lost=np.full(swi.shape, lost),
+    )
+
+
+def marked(effect):
+    mark = np.zeros(GEOMETRY.shape, np.float32)
+    mark[effect.block] = effect.fraction / effect.fraction.max()
+    noise = np.random.default_rng(0).normal(0, 0.002, GEOMETRY.shape).astype(np.float32)
+    return mark, noise
+
+
 def truth_of(deposit, effect, scans):
     return draw_truth([deposit], (effect,), scans, np.ones_like(scans.lost), voxel_volume_mm3=1.215)
 
@@ -155,17 +173,8 @@ def truth_of(deposit, effect, scans):
 def test_a_deposit_is_a_label_only_where_a_rater_could_see_it(fall, rise_ppm, label):
     deposit = a_deposit()
     effect = deposit_effect(deposit, LABELS, GEOMETRY)
-    shape = GEOMETRY.shape
-    mark = np.zeros(shape, np.float32)
-    mark[effect.block] = effect.fraction / effect.fraction.max()
-    noise = np.random.default_rng(0).normal(0, 0.002, shape).astype(np.float32)
-    scans = ScanPair(
-        swi=(1 - fall * mark).astype(np.float32),
-        swi_without=np.ones(shape, np.float32),
-        chi_ppm=noise + rise_ppm * mark,
-        chi_without_ppm=noise,
-        lost=np.zeros(shape, bool),
-    )
+    mark, noise = marked(effect)
+    scans = pair_of(1 - fall * mark, chi_ppm=noise + rise_ppm * mark, chi_without_ppm=noise)
     labels, mimics, seen = truth_of(deposit, effect, scans)
     assert label in labels
     assert seen[0].seen == (label != IGNORE)
@@ -176,16 +185,9 @@ def test_a_deposit_is_a_label_only_where_a_rater_could_see_it(fall, rise_ppm, la
 def test_where_signal_is_lost_in_any_case_only_the_qsm_can_show_a_deposit(rise_ppm, label):
     deposit = a_deposit()
     effect = deposit_effect(deposit, LABELS, GEOMETRY)
-    mark = np.zeros(GEOMETRY.shape, np.float32)
-    mark[effect.block] = effect.fraction / effect.fraction.max()
-    noise = np.random.default_rng(0).normal(0, 0.002, GEOMETRY.shape).astype(np.float32)
-    scans = ScanPair(
-        swi=(1 - 0.9 * mark).astype(np.float32),
-        swi_without=np.ones(GEOMETRY.shape, np.float32),
-        chi_ppm=noise + rise_ppm * mark,
-        chi_without_ppm=noise,
-        lost=np.ones(GEOMETRY.shape, bool),
-    )
+    mark, noise = marked(effect)
+    chi_ppm = noise + rise_ppm * mark
+    scans = pair_of(1 - 0.9 * mark, chi_ppm=chi_ppm, chi_without_ppm=noise, lost=True)
     labels, _, seen = truth_of(deposit, effect, scans)
     assert label in labels
     assert not seen[0].seen_on_swi
@@ -199,15 +201,7 @@ def test_a_ring_of_phase_does_not_make_two_findings_of_one():
     middle = int(np.argwhere(wide)[:, 0].mean())
     after = np.where(wide, 0.2, 1).astype(np.float32)
     after[middle] = 1.0  # a dark ring runs here with the deposit and without
-    flat = np.zeros(GEOMETRY.shape, np.float32)
-    scans = ScanPair(
-        swi=after,
-        swi_without=np.ones_like(flat),
-        chi_ppm=flat,
-        chi_without_ppm=flat,
-        lost=flat > 0,
-    )
-    labels, _, _ = truth_of(deposit, effect, scans)
+    labels, _, _ = truth_of(deposit, effect, pair_of(after))
     assert ndimage.label((after < 1) & wide, np.ones((3, 3, 3)))[1] == 2
     assert ndimage.label(labels == 1, np.ones((3, 3, 3)))[1] == 1
 
@@ -217,15 +211,7 @@ def test_a_mixed_lesion_is_a_mimic_and_no_label():
     effect = deposit_effect(deposit, LABELS, GEOMETRY)
     dark = np.ones(GEOMETRY.shape, np.float32)
     dark[effect.block] -= 0.9 * (effect.fraction > 0)
-    flat = np.zeros(GEOMETRY.shape, np.float32)
-    scans = ScanPair(
-        swi=dark,
-        swi_without=np.ones_like(dark),
-        chi_ppm=flat,
-        chi_without_ppm=flat,
-        lost=flat > 0,
-    )
-    labels, mimics, _ = truth_of(deposit, effect, scans)
+    labels, mimics, _ = truth_of(deposit, effect, pair_of(dark))
     assert not labels.any()
     assert mimics.any()
 

@@ -55,10 +55,10 @@ def to_ppm(
     if _plausible(width):
         return _divided(chimap, 1), ()
     fitting = [divisor for divisor in _TRIED if _plausible(width / divisor)]
-    if len(fitting) != 1 and stated is not None and width > 0:
-        return _divided(chimap, stated), (_taken_as_stated(chimap, width / stated),)
     if len(fitting) != 1:
-        raise UnitError(_unclear(chimap, width, fitting))
+        if stated is None or width == 0:
+            raise UnitError(_unclear(chimap, width, fitting))
+        return _divided(chimap, stated), (_taken_as_stated(chimap, width / stated),)
     notice = Notice(
         "preprocess",
         f"{_name(chimap)} is not in ppm (5 to 95 % width {width:.4g} over the brain): taken as "

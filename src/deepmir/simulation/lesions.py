@@ -41,7 +41,7 @@ CMB_COUNTS: dict[int, int] = {
 """How many of those cohorts' positive scans have so many microbleeds."""
 
 BY_VEIN = "against a vein"
-_SHOWN_RADIUS_MM = 0.3
+_SHOWN_RADIUS_MM = 0.3  # a vein of at least this radius can be seen on SWI
 
 CMB_MOMENTS = (0.4, 100.0)
 FAINT_MOMENTS = (0.3, 3.0)

@@ -117,10 +117,11 @@ def read_recipe(name_or_path: str | Path) -> Recipe:
         return parse_recipe(source.read_text(encoding="utf-8"), origin=str(name_or_path))
     path = Path(name_or_path)
     if not path.is_file():
-        parts = [name for name in recipe_names() if name.startswith(f"{name_or_path}-")]
-        hint = f"its parts train apart, by {' and '.join(parts)}" if parts else "give a TOML file"
+        begin_so = [name for name in recipe_names() if name.startswith(f"{name_or_path}-")]
+        meant = f" (is {' or '.join(begin_so)} meant?)" if begin_so else ""
         raise ConfigError(
-            f"there is no recipe {name_or_path}; {hint}, or one of {', '.join(recipe_names())}"
+            f"there is no recipe {name_or_path}{meant}; give a TOML file or one of "
+            f"{', '.join(recipe_names())}"
         )
     return parse_recipe(path.read_text(encoding="utf-8"), origin=str(path))
 
