@@ -15,19 +15,19 @@ own eyes: the real maps may not be published. Only N001, N002, N003 and N007 are
 import argparse
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from deepmir.physics.kspace import AxisFilter
 from deepmir.reconstruction.run import ChimapSettings, reconstruct_chimap
 from deepmir.simulation.anatomy import load_anatomy
-from deepmir.simulation.lesions import Kind, training_counts
+from deepmir.simulation.lesions import Counts, training_counts
 from deepmir.simulation.person import SimulatedPerson, simulate_person
 from deepmir.simulation.protocol import Protocol, mesa_like
 
@@ -70,7 +70,10 @@ def main() -> None:
     table = {
         "real": [measures(one) for one in real],
         "simulated": [measures(one) for one in made],
-        "sizes": sizes(persons, json.loads((options.shared / "priors.json").read_text())),
+        "sizes": sizes(
+            [one for n in range(options.size_persons) for one in sized_microbleeds(options, n)],
+            json.loads((options.shared / "priors.json").read_text()),
+        ),
     }
     print(markdown(table["real"], table["simulated"]))
     print(size_markdown(table["sizes"]))
@@ -92,6 +95,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--heads", type=int, nargs="+", default=[1, 4, 7, 10])
     parser.add_argument("--seed", type=int, default=500)
+    parser.add_argument(
+        "--size-persons", type=int, default=8, help="persons whose microbleeds are sized"
+    )
     parser.add_argument("--again", action="store_true", help="simulate anew")
     parser.add_argument("--discriminate", action="store_true")
     return parser.parse_args()
@@ -118,11 +124,8 @@ def protocol_like_real() -> Protocol:
         name="like-real",
         spacing_mm=SPACING_MM,
         detailed_people=True,
-        k_space_filters=(AxisFilter(0.95, 0.25), AxisFilter(0.9, 0.4), AxisFilter(1.0, 0.4)),
-        elliptical=True,
-        chimap=ChimapSettings(
-            method="closed-form", strength=0.005, largest_sphere_mm=5.0, erosion_mm=2.0
-        ),
+        k_space_filters=(None, AxisFilter(1.0, 0.3), AxisFilter(0.72, 0.6)),
+        chimap=ChimapSettings(method="tkd", strength=0.2, largest_sphere_mm=5.0, erosion_mm=2.0),
     )
 
 
@@ -147,11 +150,6 @@ def arrays_of(person: SimulatedPerson) -> dict[str, npt.NDArray[np.generic]]:
     """Keep what is compared: maps without the deposits, the truth's sizes with them."""
     scan = person.acquisition
     chi, mask = reconstruct_chimap(scan.echoes_without_deposits, scan.brain, person.protocol.chimap)
-    seen = [
-        (np.nan if shown is None or not shown.seen else shown.extent_mm3)
-        for deposit, shown in zip(person.deposits, person.visibility, strict=True)
-        if deposit.kind is Kind.CMB
-    ]
     return {
         "chi": chi.astype(np.float32),
         "mask": mask,
@@ -160,7 +158,6 @@ def arrays_of(person: SimulatedPerson) -> dict[str, npt.NDArray[np.generic]]:
         "swi": person.swi.astype(np.float32),
         "brain": scan.brain,
         "findings": person.findings,
-        "cmb_mm3": np.array(seen),
     }
 
 
@@ -185,6 +182,7 @@ def measures(one: Map) -> dict[str, float]:
     found |= {"least": float(values.min()), "greatest": float(values.max())}
     found["noise in plane"] = noise_ppm(chi, inside, axis=0)
     found["noise across slices"] = noise_ppm(chi, inside, axis=2)
+    found |= texture_measures(chi, inside)
     for nucleus, where in one.nuclei.items():
         found[nucleus] = float(chi[where & one.mask].mean())
         found[f"spread in {nucleus}"] = float(chi[where & one.mask].std())
@@ -205,6 +203,29 @@ def noise_ppm(chi: FloatMap, inside: BoolMap, *, axis: int) -> float:
     )
     difference = np.diff(chi, axis=axis)[near]
     return float(1.4826 * np.median(np.abs(difference - np.median(difference))) / np.sqrt(2))
+
+
+def texture_measures(chi: FloatMap, inside: BoolMap) -> dict[str, float]:
+    """Describe what smoothing by 2 mm in plane takes away: how neighbours go along, skewness."""
+    smooth = ndimage.gaussian_filter(chi, [2.0 / step for step in (*SPACING_MM[:2], np.inf)])
+    fine = np.where(inside, chi - smooth, 0)
+    values = fine[inside]
+    return {
+        "texture, next along I": neighbours(fine, inside, axis=0, step=1),
+        "texture, next along J": neighbours(fine, inside, axis=1, step=1),
+        "texture, next slice": neighbours(fine, inside, axis=2, step=1),
+        "texture, two slices apart": neighbours(fine, inside, axis=2, step=2),
+        "texture, skewness": float(stats.skew(values)),
+    }
+
+
+def neighbours(image: FloatMap, inside: BoolMap, *, axis: int, step: int) -> float:
+    """Correlation of voxels that are `step` apart along an axis, where the image is not extreme."""
+    n = image.shape[axis]
+    here, there = np.arange(n - step), np.arange(step, n)
+    both = np.take(inside, here, axis) & np.take(inside, there, axis)
+    one, other = np.take(image, here, axis)[both], np.take(image, there, axis)[both]
+    return float(stats.spearmanr(one, other).statistic)
 
 
 def vein_measures(chi: FloatMap, where: BoolMap) -> dict[str, float]:
@@ -266,12 +287,46 @@ def windows(chi: FloatMap, inside: BoolMap) -> Iterable[FloatMap]:
                     yield np.where(inside[box], chi[box], chi[box][inside[box]].mean())
 
 
-def sizes(
-    persons: list[dict[str, npt.NDArray[np.generic]]], priors: dict[str, dict[str, float]]
-) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """One microbleed that was drawn as in a cohort, and its extent where a rater can see it."""
+
+    moment_ppm_mm3: float
+    place: str
+    slice_mm: float
+    extent_mm3: float | None
+
+
+def sized_microbleeds(options: argparse.Namespace, number: int) -> list[Sized]:
+    """Sizes of one person's microbleeds, with a protocol drawn at random; made once and kept.
+
+    Every person has 25, so that few persons are enough: strengths and places are a cohort's.
+    """
+    path = options.out / f"sizes_{options.seed}_{number:02d}.json"
+    if options.again or not path.exists():
+        head = options.heads[number % len(options.heads)]
+        person = simulate_person(
+            load_anatomy(options.anatomies / f"head_{head:02d}.npz"),
+            seed=options.seed + 1000 + number,
+            counts=lambda _: Counts(cmb=25, iron=0, calcification=0, mixed=0),
+        )
+        rows = [
+            Sized(
+                deposit.moment_ppm_mm3,
+                deposit.place,
+                person.protocol.spacing_mm[2],
+                shown.extent_mm3 if shown is not None and shown.seen else None,
+            )
+            for deposit, shown in zip(person.deposits, person.visibility, strict=True)
+        ]
+        path.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+        print(f"sized person {number + 1}", flush=True)
+    return [Sized(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def sizes(found: list[Sized], priors: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Quantiles of the extents of microbleeds, as a rater would draw them, against the priors."""
-    found = np.concatenate([person["cmb_mm3"] for person in persons]).astype(float)
-    seen = found[np.isfinite(found)]
+    seen = np.array([one.extent_mm3 for one in found if one.extent_mm3 is not None])
     wanted = priors["volume_mm3"]
     return {
         "real": {share: wanted[share] for share in wanted},

@@ -92,6 +92,60 @@ def test_levels_that_do_not_fit_are_refused(change, message):
         build_network(replace(findings_spec((2, 2)), **change))
 
 
+# ---- memory ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", [findings_spec, lambda: paper_spec(in_channels=8, out_channels=4)])
+def test_checkpointing_changes_neither_gradients_nor_running_statistics(norm, dtype, make):
+    spec = make()
+    spec = replace(spec, filters=tuple(range(2, 2 + spec.levels)), norm=norm, supervised_levels=1)
+    torch.manual_seed(0)
+    image = torch.randn((2, 8, 32, 32, 8) if spec.dimensions == 3 else (2, 8, 64, 64))
+    plain = build_network(spec)
+    saving = build_network(spec)
+    saving.load_state_dict(plain.state_dict())
+    saving.checkpointing = True
+    for network in (plain, saving):
+        for _ in range(2):  # running statistics count the steps
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                levels = network.forward_levels(image)
+            sum(level.float().square().mean() for level in levels).backward()
+    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    buffers = dict(plain.named_buffers())
+    assert bool(buffers) == (norm == "batch")
+    for name, buffer in saving.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+
+
+def test_checkpointing_keeps_less_for_the_gradient():
+    kept = {}
+    for saves in (False, True):
+        network = build_network(findings_spec((2, 3, 4)))
+        network.checkpointing = saves
+        sizes = []
+
+        def pack(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            network(torch.randn(1, 8, 16, 24, 8))
+        kept[saves] = sum(sizes)
+    assert kept[True] < 0.5 * kept[False]
+
+
+def test_checkpointing_is_for_the_gradient_alone():
+    network = build_network(findings_spec((2, 3))).eval()
+    image = torch.randn(1, 8, 16, 24, 8)
+    with torch.inference_mode():
+        plain = network(image)
+        network.checkpointing = True
+        assert torch.equal(network(image), plain)
+
+
 # ---- supervision of coarser levels ----------------------------------------------------------
 
 

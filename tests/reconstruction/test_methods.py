@@ -8,7 +8,13 @@ from deepmir.errors import GeometryError
 from deepmir.physics.dipole import field_ppm
 from deepmir.reconstruction import inversion
 from deepmir.reconstruction.background import remove_background_pdf
-from deepmir.reconstruction.inversion import Morphology, doubt, edge_costs, invert
+from deepmir.reconstruction.inversion import (
+    Morphology,
+    doubt,
+    edge_costs,
+    invert,
+    invert_medi_in_mask,
+)
 from deepmir.reconstruction.relaxation import MAX_R2STAR_HZ, fit_r2star, ventricles
 from deepmir.reconstruction.unwrap import FieldMap, relative_weight
 
@@ -68,6 +74,20 @@ def test_medi_stops_when_nothing_changes_any_more(local, phantom, raw, morpholog
     loose = counts[1:].index(0)
     tight = len(counts) - loose - 2
     assert 2 <= loose < tight < 2 * inversion.MAX_ITERATIONS
+
+
+def test_medi_says_when_it_did_not_come_to_its_end(local, phantom, raw, morphology, monkeypatch):
+    field = phantom.brain, morphology, raw.SPACING_MM, raw.B0
+    done = invert_medi_in_mask(local, *field, strength=3e-4, tolerance=0.03)
+    assert done.unsettled is None
+    assert np.array_equal(
+        done.chi_ppm, inverted(local, phantom, raw, "medi", morphology=morphology, tolerance=0.03)
+    )
+    monkeypatch.setattr(inversion, "MAX_ITERATIONS", 3)
+    cut_short = invert_medi_in_mask(local, *field, strength=3e-4, tolerance=0.03)
+    assert 0.03 < cut_short.unsettled < 1
+    nothing = invert_medi_in_mask(0 * local, *field, strength=3e-4, tolerance=0.03)
+    assert nothing.unsettled is None
 
 
 def test_a_field_that_is_wrong_in_places_is_doubted_there(

@@ -254,6 +254,8 @@ def moved(raw):
         ({"phase": lambda p: p[:-2]}, "grid"),
         ({"phase": lambda p: p[..., :2]}, "echoes"),
         ({"phase": lambda p: 0 * p + 1}, "p.nii"),
+        ({"phase": lambda p: p * [1, 1, 0]}, "p.nii"),
+        ({"phase": lambda p: np.where([1, 1, 0], p, p[..., :1] > 0)}, "echo 3 of 3"),
         ({"phase": lambda p: np.cumsum(np.abs(p), axis=0)}, "unwrapped"),
         ({"phase": lambda p: 0.3 * p}, "--phase-unit"),
         ({"phase": lambda p: np.full_like(p, np.nan)}, "NaN"),
@@ -339,6 +341,56 @@ def test_alternating_slices_are_corrected_and_said(reconstruct, bids, phantom, r
     assert any("alternates" in notice.message for notice in result.notices)
     expected = reconstruct(find_raw_scan(bids, "07"))
     assert differ(result, expected) < 0.005
+
+
+def test_a_bipolar_readout_is_corrected_and_said(reconstruct, bids, phantom, raw, tmp_path):
+    ramp = 0.7 + 0.1 * np.arange(raw.SHAPE[1])[:, None]
+    first, second, third = phantom.echoes.signals
+    turned = replace(phantom.echoes, signals=(first, second * np.exp(1j * ramp), third))
+    result = reconstruct(find_raw_scan(raw.write_bids(tmp_path, turned), "07"))
+    (said,) = [one for one in result.notices if "bipolar" in one.message]
+    assert said.level == "warning"
+    assert "a ramp of 5.0 rad" in said.message
+    assert "an offset of" in said.message
+    assert differ(result, reconstruct(find_raw_scan(bids, "07"))) < 0.005
+
+
+def test_of_two_echoes_it_is_said_that_the_readout_is_not_known(
+    reconstruct, phantom, raw, tmp_path
+):
+    two = replace(phantom.echoes, signals=phantom.echoes.signals[:2], echo_times_s=raw.TIMES_S[:2])
+    result = reconstruct(find_raw_scan(raw.write_bids(tmp_path, two), "07"))
+    (said,) = [one for one in result.notices if "opposite directions" in one.message]
+    assert said.level == "info"
+
+
+def test_an_inversion_that_did_not_come_to_its_end_is_said(command, bids, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("[reconstruct]\ntolerance = 1e-7\nrefinements = 0\nlargest_sphere_mm = 7\n")
+    code, message = command("--bids", bids, "--subject", "07", "--config", config)
+    assert code == 0, message
+    assert message.startswith("warning: the inversion ended after 60 iterations")
+    assert "reconstruct.tolerance" in message
+
+
+@pytest.mark.parametrize("same_file", [True, False])
+def test_magnitude_in_place_of_phase_is_refused(command, phantom, raw, tmp_path, same_file):
+    signals = np.abs(np.stack(phantom.echoes.signals, axis=-1))
+    whole = np.round(signals * 4000 / signals.max()).astype(np.int16)  # as phase from 0 to 4095
+    mag, copy = (raw.write_image(tmp_path / name, whole) for name in ("m.nii", "copy.nii"))
+    words = ["--mag", mag, "--phase", mag if same_file else copy, "--field-strength", 3]
+    code, message = command(*words, "--echo-times", "0.006,0.013,0.020")
+    assert code == 2
+    assert "hold the same values" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_image_as_real_and_imaginary_part_is_refused(command, phantom, raw, tmp_path):
+    part = raw.write_image(tmp_path / "r.nii", phantom.echoes.signals[0].real)
+    words = ["--real", part, "--imag", part, "--field-strength", 3, "--echo-times", "0.006"]
+    code, message = command(*words)
+    assert code == 2
+    assert "echo 1 of the imaginary part" in message
 
 
 # ---- real scans ------------------------------------------------------------

@@ -63,6 +63,16 @@ def test_what_is_no_wrapped_phase_is_refused(image, words):
         phase_to_rad([image], unit=None, name="p.nii")
 
 
+@pytest.mark.parametrize("n_echoes", [2, 3])
+@pytest.mark.parametrize("ground", [2.0, 0.0])
+def test_one_constant_echo_is_refused_and_named(n_echoes, ground):
+    constant = np.full(RAMP.shape, 2.0, np.float32)
+    constant[:4] = ground  # as where a mask was put on
+    phases = [RAMP.astype(np.float32)] * (n_echoes - 1)
+    with pytest.raises(InputError, match=f"echo {n_echoes} of {n_echoes} .* everywhere"):
+        phase_to_rad([*phases, constant], unit=None, name="p.nii")
+
+
 def test_unwrapped_phase_is_refused_even_when_its_unit_is_said():
     with pytest.raises(InputError, match="unwrapped"):
         phase_to_rad([(RAMP * 4).astype(np.float32)], unit="rad", name="p.nii")

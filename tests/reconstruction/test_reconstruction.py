@@ -13,6 +13,7 @@ from deepmir.reconstruction.run import (
     ChimapSettings,
     GradientEchoes,
     SwiSettings,
+    erode_mm,
     reconstruct_chimap,
     reconstruct_field,
     reconstruct_swi,
@@ -166,3 +167,25 @@ def test_a_brain_that_fills_the_field_of_view_does_not_meet_itself():
     assert not inner[0].any()
     assert not inner[-1].any()
     assert np.abs(local).max() < 0.01
+
+
+def test_all_faces_of_a_whole_block_lose_their_rim():
+    eroded = erode_mm(np.ones((9, 11, 8), bool), (1.0, 0.5, 2.0), 2.0)
+    expected = np.zeros((9, 11, 8), bool)
+    expected[2:-2, 4:-4, 1:-1] = True
+    assert np.array_equal(eroded, expected)
+
+
+def test_a_mask_that_the_field_of_view_cuts_is_eroded_there(ball):
+    cut = ball[:, :, 15:]
+    assert cut[:, :, 0].any()
+    eroded = erode_mm(cut, SPACING, 2.0)
+    assert not eroded[:, :, 0].any()
+    whole = erode_mm(ball, SPACING, 2.0)
+    assert np.array_equal(eroded[:, :, 2:], whole[:, :, 17:])
+
+
+@pytest.mark.parametrize("by_mm", [0.0, 1.0, 2.0, 3.7])
+def test_a_mask_within_the_field_of_view_is_eroded_by_its_distance(ball, by_mm):
+    expected = ndimage.distance_transform_edt(ball, sampling=SPACING) > by_mm
+    assert np.array_equal(erode_mm(ball, SPACING, by_mm), expected)

@@ -65,3 +65,20 @@ def test_field_of_echoes_is_exact_in_noiseless_phase(n_echoes):
     offset = found.field_ppm - field
     assert np.ptp(offset) < 1e-3
     assert (found.weight > 0).all()
+
+
+@pytest.mark.parametrize("offset_rad", [0.5, -2.0, 3.0])
+def test_a_constant_between_steps_is_no_field(offset_rad):
+    field = smooth_phase(3, turns=0.4)
+    times = (0.004, 0.012, 0.027)
+    scale = 2 * np.pi * 42.577478518 * 3.0
+    phases = [scale * time * field for time in times]
+    phases[1] = phases[1] + offset_rad
+    wrapped = [wrap(phase.astype(np.float32)) for phase in phases]
+    magnitudes = [np.full(SHAPE, 1.0, np.float32) for _ in times]
+    magnitudes[2][:7] = 0.3  # weights that differ from place to place let it through
+    mask = np.ones(SHAPE, bool)
+    mask[0] = False
+    found = path_field(wrapped, magnitudes, mask, echo_times_s=times, b0_t=3.0)
+    assert np.ptp((found.field_ppm - field)[mask]) < 1e-3
+    assert not found.field_ppm[~mask].any()

@@ -1,5 +1,7 @@
 """The simulator's parts: veins of known volume, tissue that hangs together, deposits, truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -9,8 +11,12 @@ from deepmir.simulation.protocol import mesa_like, protocol_by_name, sample_prot
 from deepmir.simulation.scene import interpolate_axis, swap_sides, upsample_linear
 from deepmir.simulation.tissue import (
     DURA_PPM,
+    PLEXUS_PPM,
     TISSUES,
+    atria,
+    choroid_plexus,
     dural_sheets,
+    iron_pattern,
     sample_tissue_values,
     structure_ppm,
 )
@@ -216,6 +222,18 @@ def test_a_mixed_lesion_is_a_mimic_and_no_label():
     assert mimics.any()
 
 
+def test_a_mixed_lesion_is_old_blood_round_a_calcified_core():
+    deposit = a_deposit(kind=Kind.MIXED, semi_axes_mm=(5.0, 5.0, 5.0), chi_ppm=0.8)
+    mixed, plain = (
+        deposit_effect(one, LABELS, GEOMETRY) for one in (deposit, replace(deposit, kind=Kind.CMB))
+    )
+    core = mixed.chi_ppm < -0.39  # 0.8 ppm, times -0.5
+    assert 0.1 < core.sum() / (plain.chi_ppm > 0.79).sum() < 0.4  # 0.6 of each axis
+    assert mixed.chi_ppm.max() == pytest.approx(0.8)
+    assert mixed.spin_echo_factor[core].min() > 1 > mixed.spin_echo_factor.min()
+    assert np.array_equal(mixed.fraction, plain.fraction)
+
+
 # ---- grids and protocols -------------------------------------------------------------------
 
 
@@ -267,6 +285,11 @@ def test_drawn_protocols_are_of_every_kind():
     assert 0 < sum(one.motion_mm > 0 for one in drawn) < 150
     assert 0 < sum(one.t2w_slice_mm > 1 for one in drawn) < 150
     assert {one.chimap.method for one in drawn} == {"tkd", "closed-form", "medi"}
+    assert 10 < sum(one.chimap.background == "pdf" for one in drawn) < 60
+    assert {one.chimap.refinements for one in drawn if one.chimap.method == "medi"} == {0, 1, 2}
+    blurs = [one.t2w_blur_mm[0] for one in drawn]
+    assert min(blurs) < 0.25
+    assert max(blurs) > 0.55
 
 
 def test_structure_follows_the_folds_and_stays_small():
@@ -276,13 +299,14 @@ def test_structure_follows_the_folds_and_stays_small():
     labels[17:23, 17:23, 17:23] = 4
     chi = structure_ppm(labels, np.random.default_rng(0))
     assert not chi[labels == 24].any()
-    assert not chi[labels == 4].any()
+    assert (chi[labels == 4] != 0).mean() < 0.3  # plexus
+    assert np.abs(chi[labels == 4]).max() <= -PLEXUS_PPM[0]
     # bright next to white matter and not further out
     assert chi[4, 10:30, 10:30].mean() > 0.01
     assert chi[2, 10:30, 10:30].mean() < 0
     assert chi[labels == 2].mean() < 0
     assert chi[5, 20, 20] > chi[10, 20, 20] > chi[13, 20, 20]  # rim, deep, beside the ventricle
-    assert np.abs(chi).max() < 0.1
+    assert np.abs(chi[labels != 4]).max() < 0.1
 
 
 def test_falx_and_tentorium_are_dark_sheets_half_way_between_what_they_part():
@@ -297,3 +321,24 @@ def test_falx_and_tentorium_are_dark_sheets_half_way_between_what_they_part():
     assert dural_sheets(labels)[10:12, 10, 16:] == pytest.approx(0.5)
     chi = structure_ppm(labels, np.random.default_rng(0))
     assert DURA_PPM[0] <= 2 * chi[10, 10, 20] <= DURA_PPM[1]
+
+
+def test_the_plexus_is_a_tuft_on_the_wall_of_the_atria():
+    labels = np.full((40, 60, 30), 2, np.uint16)
+    labels[8:32, 5:55, 6:24] = 4
+    tuft = choroid_plexus(labels, np.random.default_rng(0))
+    assert 0.05 < tuft.sum() / atria(labels).sum() < 0.5
+    assert not tuft[14:26, :, 12:18].any()  # the middle is free
+    rows = np.nonzero(tuft)[1]
+    assert 5 < rows.min() < rows.max() < 27
+    assert PLEXUS_PPM[0] < structure_ppm(labels, np.random.default_rng(0))[tuft].mean() < 0.02
+    assert not choroid_plexus(np.full((9, 9, 9), 2, np.uint16), np.random.default_rng(0)).any()
+
+
+def test_iron_is_uneven_in_nuclei_and_nowhere_else():
+    labels = np.full((40, 40, 40), 2, np.uint16)
+    labels[10:30, 10:30, 10:30] = 13
+    factor = iron_pattern(labels, np.random.default_rng(0))
+    assert (factor[labels == 2] == 1).all()
+    assert factor[labels == 13].std() == pytest.approx(0.3, abs=0.1)
+    assert factor[labels == 13].mean() == pytest.approx(1, abs=0.1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepmir.errors import ConfigError, InputError, OutputError
-from deepmir.io.nifti import read_label_map
+from deepmir.io.nifti import read_label_map, read_volume
 from deepmir.labels import Finding
 from deepmir.simulation.cases import write_case, write_cases
 from deepmir.simulation.cohort import TRUTH_FOLDER, write_person
@@ -17,6 +17,7 @@ from deepmir.simulation.lesions import FINDING_OF_KIND, Counts, Kind
 from deepmir.simulation.person import parameters_text, replay_person, simulate_person
 from deepmir.simulation.protocol import mesa_like
 from deepmir.simulation.truth import IGNORE, Mimic
+from deepmir.volume import Modality
 
 _SPEC = importlib.util.spec_from_file_location(
     "phantom_head", Path(__file__).with_name("phantom_head.py")
@@ -51,10 +52,12 @@ def test_a_person_is_written_with_its_truth_and_what_looks_like_it(person, tmp_p
     truth = tmp_path / TRUTH_FOLDER / "sub-x" / "anat"
     assert {path.name for path in truth.iterdir()} == {
         "sub-x_desc-brain_mask.nii.gz",
+        "sub-x_desc-deposits_dseg.nii.gz",
         "sub-x_desc-findings_dseg.nii.gz",
         "sub-x_desc-mimics_dseg.nii.gz",
         "sub-x_desc-regions_dseg.nii.gz",
         "sub-x_desc-simulation_parameters.json",
+        "sub-x_desc-true_Chimap.nii.gz",
     }
     for name, wanted in (
         ("findings_dseg", person.findings), ("mimics_dseg", person.mimics),
@@ -64,6 +67,13 @@ def test_a_person_is_written_with_its_truth_and_what_looks_like_it(person, tmp_p
         assert np.array_equal(written, wanted)
     table = (tmp_path / TRUTH_FOLDER / "desc-mimics_dseg.tsv").read_text().splitlines()
     assert table[1:] == ["1\tVEIN", "2\tMIXED", "3\tSPACE", "4\tFRINGE", "5\tDROPOUT"]
+    deposits = read_label_map(truth / "sub-x_desc-deposits_dseg.nii.gz").data
+    true_chi, _ = read_volume(truth / "sub-x_desc-true_Chimap.nii.gz", Modality.CHIMAP)
+    assert set(np.unique(deposits)) == {0, 1, 2, 3}
+    cmb = (person.findings == Finding.CMB) & (deposits == 1)
+    assert 0 < cmb.sum() < (person.findings == Finding.CMB).sum()  # blooming
+    assert true_chi.data[deposits == 1].max() > 0.1
+    assert true_chi.data[deposits == 3].min() < -0.05
     assert (tmp_path / "sub-x" / "anat" / "sub-x_swi.nii.gz").is_file()
     with pytest.raises(OutputError):
         write_person(person, tmp_path, subject="x")
@@ -137,12 +147,21 @@ def test_a_saved_description_replays_the_person(anatomy, drawn):
     assert parameters_text(again) == parameters_text(drawn)
 
 
+def test_age_is_a_parameter_and_ages_brain_and_iron(anatomy):
+    young, old = (simulate_person(anatomy, seed=CHEAP_SEED, age_years=age) for age in (45.0, 90.0))
+    assert json.loads(parameters_text(old))["variation"]["age_years"] == 90
+    lesions = [one.variation.ageing.white_lesions_ml for one in (young, old)]
+    assert lesions[1] > 5 * lesions[0]
+    assert replay_person(anatomy, parameters_text(old)).variation == old.variation
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"anatomy": "another"}, "made of anatomy"),
         ({"counts": "<lambda>"}, "not one of"),
         ({"seed": None}, "no description"),
+        ({"deepmir": "0.0.1"}, "simulated by deepmir 0.0.1"),
     ],
 )
 def test_a_description_that_cannot_be_replayed_is_refused(anatomy, drawn, change, said):

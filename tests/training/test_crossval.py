@@ -15,7 +15,11 @@ from deepmir.errors import ConfigError, InputError, TrainingError, WeightsError
 from deepmir.io.tables import read_table
 from deepmir.labels import Finding
 from deepmir.model.weights import load_weights
-from deepmir.training.crossval import cross_validate, drop_checkpoints
+from deepmir.training.crossval import (
+    cross_validate,
+    drop_checkpoints,
+    settle_scores,
+)
 from deepmir.training.experiment import Experiment, prediction_path, train_fold
 from deepmir.training.fit import BEST_NAME, CHECKPOINT_NAME, RunOptions, read_checkpoint
 from deepmir.training.folds import plan_folds, plan_split
@@ -83,6 +87,28 @@ def test_the_time_is_shared_and_the_next_call_goes_on(experiment, plan, tmp_path
     assert go(experiment, plan, tmp_path, runs).finished
     again = go(experiment, plan, tmp_path, runs)
     assert (again.finished, again.last) == (True, None)
+
+
+def test_a_fold_that_another_process_ends_meanwhile_is_in_the_table(
+    experiment, plan, tmp_path, monkeypatch
+):
+    runs = [(1, 1), (1, 2)]
+    assert go(experiment, plan, tmp_path, runs).finished
+    record = tmp_path / "seed-1/fold-02/fold.json"
+    text = record.read_text()
+    for at_work in ("score_prediction", "write_table"):
+        record.unlink()
+        inner = settle_scores.__globals__[at_work]
+
+        def ends_meanwhile(*arguments, inner=inner):
+            record.write_text(text)
+            return inner(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setitem(settle_scores.__globals__, at_work, ends_meanwhile)
+            assert settle_scores(experiment, plan, tmp_path) == tuple(runs)
+        table = read_table(tmp_path / "scores.tsv")
+        assert {row[1] for row in table.rows} == {"1", "2", "all"}
 
 
 def test_checkpoints_of_a_done_fold_can_go_and_it_stays_done(experiment, plan, tmp_path):

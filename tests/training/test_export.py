@@ -1,6 +1,7 @@
 """The released folder: both forms hold the same numbers, and lead back to training."""
 
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ from deepmir.training.export import (
     initial_state,
     load_trainable,
 )
+from deepmir.training.export_tuned import export_tuned
 from deepmir.training.fit import CHECKPOINT_NAME, TrainingState, save_checkpoint
 from deepmir.training.recipes import OptimisationConfig, Recipe
 
@@ -38,7 +40,7 @@ def recipe_of(part):
     return Recipe(name=f"tiny-{part}", part=part, network=SPECS[part], optimisation=OPTIMISATION)
 
 
-def write_checkpoint(folder, part, seed=5):
+def write_checkpoint(folder, part, seed=5, scores=MappingProxyType({"mean": 0.75})):
     """Checkpoint of a network with random weights, statistics included."""
     torch.manual_seed(seed)
     network = BUILD[part](SPECS[part])
@@ -50,9 +52,10 @@ def write_checkpoint(folder, part, seed=5):
     }
     network.load_state_dict(state)
     folder.mkdir()
-    scores = {"mean": 0.75}
     optimizer = torch.optim.AdamW(network.parameters())
-    made = TrainingState(network, network.state_dict(), optimizer, network, step=7, scores=scores)
+    made = TrainingState(
+        network, network.state_dict(), optimizer, network, step=7, scores=dict(scores)
+    )
     save_checkpoint(folder / CHECKPOINT_NAME, made, recipe_of(part))
     return folder / CHECKPOINT_NAME
 
@@ -109,6 +112,29 @@ def test_the_manifest_and_the_card_say_what_was_done(released):
     card = (released / "MODEL_CARD.md").read_text(encoding="utf-8")
     for words in ("tiny-anatomy", "7 steps", "| mean | 0.750 |", "CMB 0.4", "13, 14", "research"):
         assert words in card
+
+
+def test_a_part_that_never_validated_says_so(released, tmp_path):
+    run = write_checkpoint(tmp_path / "run", "findings", scores={})
+    out = tmp_path / "out"
+    export_release({"findings": run}, out, ReleaseNotes(), base=released, share=0.5)
+    card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
+    own = card.partition("## findings part")[2].partition("## ")[0]
+    assert "- This part has no validation scores of its own\n" in own
+    assert "; none validated" in own
+    assert "whose own validation follows" not in own
+    assert load_weights(out).manifest.card.evaluation == "none"
+
+
+def test_tuned_weights_say_whose_calibration_they_have(checkpoints, released, tmp_path):
+    made = export_tuned(
+        checkpoints["findings"], released, tmp_path / "tuned",
+        thresholds=dict.fromkeys(Finding, 0.5), persons=(4, 1),
+    )  # fmt: skip
+    told = "calibrated as those of deepmir-released: that was not fitted again on the study."
+    assert told in (made.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert told in made.manifest.card.limits
+    assert made.manifest.calibration == load_weights(released).manifest.calibration
 
 
 def test_released_weights_start_a_run_of_the_same_network(released):

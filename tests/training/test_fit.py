@@ -63,6 +63,9 @@ class TinyTask:
     def missing(self, step):
         """Everything is there."""
 
+    def no_validation(self):
+        """There is something to validate on."""
+
     def loss(self, logits, batch):
         """Return the findings loss."""
         return findings_loss(logits[0], batch.targets[0], FindingsLoss())
@@ -171,7 +174,7 @@ def test_steps_replace_the_length_of_the_schedule(tmp_path):
 
 def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path):
     task = TinyTask(value_at=lambda step: float("nan") if step == 5 else 1.0)
-    with pytest.raises(TrainingError, match=r"step 5 is nan.*lower learning rate"):
+    with pytest.raises(TrainingError, match=r"step 5 is nan.*lower optimisation.learning_rate"):
         run(tmp_path, task, recipe(checkpoint_every=1))
     assert read_checkpoint(tmp_path / CHECKPOINT_NAME).step == 5
     assert torch.isfinite(weights(tmp_path)).all()
@@ -221,6 +224,27 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     other = replace(recipe(), network=findings_spec((2, 2)))
     with pytest.raises(TrainingError, match="another network"):
         run(tmp_path, plan=other)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    run(tmp_path, minutes=0)
+    plan = recipe()
+    other = replace(plan, optimisation=replace(plan.optimisation, seed=4))
+    with pytest.raises(TrainingError, match=r"another recipe: optimisation.seed = 4 \(was 3\)"):
+        run(tmp_path, plan=other)
+    assert run(tmp_path, plan=other, minutes=0, resume=False).step == 1
+
+
+def test_a_lower_rate_and_a_shorter_schedule_go_on_and_are_said(tmp_path):
+    task = TinyTask(value_at=lambda step: float("nan") if step == 5 else 1.0)
+    with pytest.raises(TrainingError, match="is nan"):
+        run(tmp_path, task, recipe(checkpoint_every=1))
+    lines = []
+    job = Job(TinyTask(), recipe(7, rate=0.001))
+    assert fit(job, tmp_path, options=RunOptions(), progress=lines.append).step == 7
+    changes = "optimisation.steps = 7 (was 8), optimisation.learning_rate = 0.001 (was 0.01)"
+    assert lines[:2] == [f"goes on with {changes}", lines[1]]
+    assert lines[1].startswith("tiny: step 5 of 7 on ")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
@@ -278,6 +302,18 @@ def test_a_killed_helper_is_one_message_and_the_next_call_goes_on(tmp_path):
     with pytest.raises(TrainingError, match=r"fewer --makers; .*last\.pt holds"):
         run(tmp_path, failing(BrokenProcessPool("ended")), recipe(checkpoint_every=1))
     assert run(tmp_path).finished
+
+
+@pytest.mark.parametrize(
+    ("part", "advice"),
+    [
+        ("findings", "optimisation.batch_size or findings.shape, or set optim"),
+        ("slices", "memory: set optimisation.checkpointing = true"),
+    ],
+)
+def test_out_of_memory_names_settings_that_may_change(tmp_path, part, advice):
+    with pytest.raises(TrainingError, match=advice):
+        run(tmp_path, failing(MemoryError()), replace(recipe(), part=part))
 
 
 def test_other_runtime_errors_are_not_called_out_of_memory(tmp_path):
@@ -372,6 +408,25 @@ def test_progress_says_loss_scores_and_the_time_left(tmp_path):
     assert lines[3].startswith("step 4: hit ")
 
 
+def test_no_validation_is_said_once_and_not_tried(tmp_path):
+    task, lines = TinyTask(), []
+    task.no_validation = lambda: "there are no cases of heads 13"
+    task.validate = lambda *_: pytest.fail("nothing to validate on")
+    result = fit(Job(task, recipe()), tmp_path, options=RunOptions(), progress=lines.append)
+    assert lines[1] == "no validation: there are no cases of heads 13"
+    assert not [line for line in lines[2:] if "loss" not in line]
+    assert (result.step, result.scores) == (8, {})
+
+
+def test_a_validation_without_a_defined_score_says_so(tmp_path):
+    task, lines = TinyTask(), []
+    task.validate = lambda *_: {}
+    fit(Job(task, recipe()), tmp_path, options=RunOptions(), progress=lines.append)
+    assert "step 4: no finding in the validation samples, so no score is defined" in lines
+    logged = map(json.loads, (tmp_path / LOG_NAME).read_text().splitlines())
+    assert all("loss" in line for line in logged)
+
+
 class TypedTask(TinyTask):
     """Remembers the numbers that the network's logits are made of."""
 
@@ -379,6 +434,22 @@ class TypedTask(TinyTask):
         """Return the findings loss."""
         self.seen = logits[0].dtype
         return super().loss(logits, batch)
+
+
+def test_checkpointing_takes_a_recipes_word_and_ends_with_the_same_weights(tmp_path):
+    built = []
+
+    class Remembering(TinyTask):
+        def build(self):
+            built.append(super().build())
+            return built[-1]
+
+    plan = recipe()
+    saving = replace(plan, optimisation=replace(plan.optimisation, checkpointing=True))
+    run(tmp_path / "without", Remembering(), plan)
+    run(tmp_path / "with", Remembering(), saving)
+    assert [network.checkpointing for network in built] == [False, True]
+    assert torch.equal(weights(tmp_path / "without"), weights(tmp_path / "with"))
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,17 @@ def test_validation_patches_are_those_of_the_validation_heads(findings_task):
     assert all(0 <= value <= 1 for value in scores.values())
 
 
+def test_without_cases_of_the_validation_heads_a_run_says_so_once(cases, tmp_path):
+    said = []
+    blind = replace(FINDINGS, validation_heads=(7, 9))
+    assert train(blind, cases, tmp_path / "out", progress=said.append).finished
+    told = "no validation: there are no cases of heads 7, 9"
+    assert [line for line in said if "loss" not in line][1:] == [told]
+    said.clear()
+    train(FINDINGS, cases, tmp_path / "other", progress=said.append)
+    assert told not in said
+
+
 def test_a_growing_folder_changes_later_blocks_only(cases, tmp_path):
     blocks = CaseBlocks(cases, (1, 2), tmp_path / BLOCKS_NAME)
     assert blocks.cases_of("0") == ("case-00000", "case-00001")
@@ -179,6 +190,13 @@ def test_the_anatomy_part_takes_one_mix_of_cases(anatomies, cases, tmp_path):
     for mixes in ((Mix(anatomies, 0.5),), (Mix(cases, 0.3), Mix(cases, 0.3))):
         with pytest.raises(ConfigError, match="one --mix, a folder of simulated cases"):
             train(ANATOMY, anatomies, tmp_path / "out", mixes=mixes)
+
+
+def test_without_validation_heads_the_anatomy_part_trains_and_says_so(anatomies, tmp_path):
+    said = []
+    blind = replace(ANATOMY, validation_heads=(7, 9))
+    assert train(blind, anatomies, tmp_path / "out", progress=said.append).finished
+    assert "no validation: there are none of heads 7, 9" in said
 
 
 def test_anatomy_batches_hold_one_head(anatomies):

@@ -31,6 +31,15 @@ def run(
         str | None,
         typer.Option(help="Scan protocol: `mesa-like`, or `random` to draw one for each person."),
     ] = None,
+    age: Annotated[
+        float | None,
+        typer.Option(
+            min=18,
+            max=110,
+            help="Age of everyone in years: ventricles, white-matter lesions, iron of the nuclei. "
+            "Without it, drawn for each person, 45 to 90.",
+        ),
+    ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,  # noqa: ARG001 - read by main()
 ) -> None:
@@ -48,6 +57,7 @@ def run(
             seed=seed,
             anatomies=anatomy,
             protocol=protocol,
+            age_years=age,
             progress=progress,
         )
     if not quiet:

@@ -9,7 +9,8 @@ part that sees the whole head and a fine shallow one that sees the lesions.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, cast
 
@@ -18,6 +19,7 @@ from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, Un
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from deepmir.errors import ConfigError
 
@@ -80,6 +82,10 @@ class _LevelShape:
 class UNet(nn.Module):
     """Encoder and decoder with one skip connection a level."""
 
+    checkpointing: bool = False
+    """Whether only the outputs of the levels are kept for the gradient, and what lies inside a
+    level is computed again for it: less memory, more time, equal numbers."""
+
     def __init__(self, spec: UNetSpec) -> None:
         super().__init__()
         check_spec(spec)
@@ -116,17 +122,49 @@ class UNet(nn.Module):
         """Output of each level of the decoder, finest first."""
         skips: list[Tensor] = []
         for block in self.encoder:
-            batch = block(batch)
+            batch = self._through(block, batch)
             skips.append(batch)
         decoded = [skips.pop()]
         for block in self.decoder:
-            decoded.append(block(decoded[-1], skips.pop()))
+            decoded.append(self._through(block, decoded[-1], skips.pop()))
         return decoded[::-1]
+
+    def _through(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """Output of one level."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return cast(Tensor, block(*inputs))
+        return cast(
+            Tensor,
+            checkpoint(
+                block,
+                *inputs,
+                use_reentrant=False,
+                preserve_rng_state=False,  # nothing in a level is random
+                context_fn=lambda: (nullcontext(), _buffers_aside(block)),
+            ),
+        )
 
     @property
     def head_bias(self) -> Tensor:
         """Bias of the last layer, one number an output channel."""
         return cast(Tensor, self.head.conv.conv.bias)
+
+
+@contextmanager
+def _buffers_aside(block: nn.Module) -> Iterator[None]:
+    """While entered, running statistics go into copies: what is computed again counts once."""
+    buffers = [
+        (module, name, buffer)
+        for module in block.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    for module, name, buffer in buffers:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
 
 
 def _down(width_in: int, width_out: int, shape: _LevelShape) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +37,17 @@ class ReadEchoes:
 def read_echoes(scan: RawScan) -> ReadEchoes:
     """Read magnitude and phase, or real and imaginary part, as complex echoes.
 
-    Slices that alternate in sign and the ramp of a bipolar readout are corrected, with a notice.
+    Slices that alternate in sign, and the ramp and offset of a bipolar readout are corrected, with
+    a notice.
     Voxels that are not finite in any echo get no signal.
 
     Raises
     ------
     InputError
-        If a file cannot be read; magnitude and phase have different numbers of echoes; phase is
-        constant, unwrapped or of an unknown unit; echo times, field strength or the direction
-        of B0 are not known or not plausible; the echoes contradict each other.
+        If a file cannot be read; magnitude and phase have different numbers of echoes, or hold
+        the same values; the phase of an echo is constant, or phase is unwrapped or of an unknown
+        unit; echo times, field strength or the direction of B0 are not known or not plausible;
+        the echoes contradict each other.
     GeometryError
         If the images lie on different grids, or voxels are too thick.
     """
@@ -52,6 +55,7 @@ def read_echoes(scan: RawScan) -> ReadEchoes:
     like = _check_grids(scan, [*first, *second])
     images, others = _volumes(first), _volumes(second)
     _check_numbers(scan, len(images), len(others))
+    _check_parts_differ(scan, images, others)
     physics = resolve_physics(scan, len(images))
     direction = _direction(physics, first[0], like)
     unit: PhaseUnit | None = None
@@ -98,6 +102,23 @@ def _check_numbers(scan: RawScan, n_first: int, n_second: int) -> None:
             f"{one} and its fellows hold {n_first} echoes, {other} and its fellows {n_second}; "
             "wanted as many of one as of the other"
         )
+
+
+def _check_parts_differ(
+    scan: RawScan, images: Sequence[FloatMap], others: Sequence[FloatMap]
+) -> None:
+    """Refuse one image in two roles: magnitude from 0 to 4000 would pass for stored phase."""
+    for (number, image), (other_number, other) in product(
+        enumerate(images, start=1), enumerate(others, start=1)
+    ):
+        if np.array_equal(image, other):
+            roles = ("real part", "imaginary part") if scan.is_cartesian else ("magnitude", "phase")
+            first, second = (part[0] for part in scan.parts)
+            raise InputError(
+                f"echo {number} of the {roles[0]} {first} and echo {other_number} of the "
+                f"{roles[1]} {second} hold the same values; wanted two images: pass the "
+                f"{roles[0]} and the {roles[1]} of each echo"
+            )
 
 
 def _check_magnitude(images: Sequence[FloatMap], path: Path) -> None:
@@ -148,11 +169,17 @@ def _corrected(
     if axis is not None:
         text = f"the phase of {name} alternates by π from slice to slice (as GE exports do)"
         notices.append(Notice("reconstruct", f"{text}; every second slice was turned back"))
-    corrected, ramp_rad = correct_bipolar(straight, physics.echo_times_s, name=name)
-    if ramp_rad:
+    corrected, difference = correct_bipolar(straight, physics.echo_times_s, name=name)
+    if difference is not None:
         text = (
-            f"odd and even echoes of {name} differ by a ramp of {ramp_rad:.1f} rad across the "
-            "field of view, as in a bipolar readout; it was taken off"
+            f"odd and even echoes of {name} differ by {difference}, as in a bipolar readout; it "
+            "was taken off"
         )
         notices.append(Notice("reconstruct", text))
+    if len(signals) == 2:
+        text = (
+            f"whether the two echoes of {name} were read in opposite directions cannot be told; "
+            "it hardly changes χ"
+        )
+        notices.append(Notice("reconstruct", text, "info"))
     return corrected, tuple(notices)

@@ -1,7 +1,7 @@
 """Field to susceptibility: the ill-posed step of QSM."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -61,6 +61,14 @@ class Morphology:
     magnitude: FloatMap  # (I, J, K) image whose edges those of χ may follow
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Inversion:
+    """Susceptibility, and whether iteration came to its end."""
+
+    chi_ppm: FloatMap  # (I, J, K)
+    unsettled: float | None  # share of its norm by which χ still changed; None: it converged
+
+
 def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
     local_ppm: FloatMap,
     mask: BoolMap,
@@ -70,7 +78,7 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
     *,
     strength: float,
     tolerance: float,
-) -> FloatMap:
+) -> Inversion:
     """Invert with total variation that spares the edges of the magnitude, iteratively.
 
     Minimises ½‖W (D χ − f)‖² + strength · ‖M ∇χ‖₁ + ½ · 0.0005 · ‖χ‖² with W the trust in the
@@ -81,7 +89,8 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
     field misses the model by far more than noise can, trust is taken back as it iterates
     (MERIT: Liu 2013, doi:10.1002/mrm.24272).
 
-    It stops when an iteration changes χ by less than `tolerance` of its norm.
+    It stops when an iteration changes χ by less than `tolerance` of its norm, or after
+    `MAX_ITERATIONS`, which the result tells.
 
     Parameters
     ----------
@@ -98,10 +107,10 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
         + _SIZE_PENALTY
     )
     trust = given = relative_weight(morphology.weight, mask) ** 2
-    cost = edge_costs(morphology.magnitude, mask, spacing_mm)
-    threshold = [np.float32(strength) / splitting * part for part in cost]
+    costs = edge_costs(morphology.magnitude, mask, spacing_mm)
+    threshold = [np.float32(strength) / splitting * cost for cost in costs]
     field, field_gap = local_ppm * mask, np.zeros(shape, dtype=np.float32)
-    chi = np.zeros(shape, dtype=np.float32)
+    chi, change = np.zeros(shape, dtype=np.float32), np.inf
     slope = [np.zeros(shape, dtype=np.float32) for _ in spacing_mm]
     slope_gap = [np.zeros(shape, dtype=np.float32) for _ in spacing_mm]
     for iteration in range(1, MAX_ITERATIONS + 1):
@@ -122,9 +131,10 @@ def invert_medi(  # noqa: PLR0913 - as the others, and its own stopping rule
             slope_gap[axis] += steps
             slope[axis] = _shrunk(slope_gap[axis], threshold[axis])
             slope_gap[axis] -= slope[axis]
-        if np.linalg.norm(chi - before) < tolerance * np.linalg.norm(chi):
-            break
-    return chi
+        change = float(np.linalg.norm(chi - before)) / max(float(np.linalg.norm(chi)), 1e-20)
+        if change < tolerance:
+            return Inversion(chi, unsettled=None)
+    return Inversion(chi, unsettled=change)
 
 
 def doubt(residual: FloatMap, mask: BoolMap) -> FloatMap:
@@ -202,9 +212,11 @@ def invert(  # noqa: PLR0913 - one door to all methods
         If the method is unknown, or lacks what it needs.
     """
     if method == "medi":
-        return _inverted_in_box(
+        if morphology is None:
+            raise ConfigError("the inversion 'medi' needs weight and magnitude (morphology)")
+        return invert_medi_in_mask(
             local_ppm, mask, morphology, spacing_mm, b0, strength=strength, tolerance=tolerance
-        )
+        ).chi_ppm
     margin = [(0, int(np.ceil(_MARGIN_MM / step))) for step in spacing_mm]
     padded = np.pad(local_ppm * mask, margin).astype(np.float32)
     if method == "tkd":
@@ -219,26 +231,27 @@ def invert(  # noqa: PLR0913 - one door to all methods
     return np.where(mask, chi[:i, :j, :k], 0).astype(np.float32)
 
 
-def _inverted_in_box(  # noqa: PLR0913 - as `invert`
+def invert_medi_in_mask(  # noqa: PLR0913 - as `invert_medi`
     local_ppm: FloatMap,
     mask: BoolMap,
-    morphology: Morphology | None,
+    morphology: Morphology,
     spacing_mm: Sequence[float],
     b0: Sequence[float],
     *,
     strength: float,
     tolerance: float,
-) -> FloatMap:
-    """Iterate in the box around the mask and a margin, at a length that transforms quickly."""
-    if morphology is None:
-        raise ConfigError("the inversion 'medi' needs weight and magnitude (morphology)")
+) -> Inversion:
+    """Run :func:`invert_medi` in the box around the mask and a margin; χ is 0 outside the mask.
+
+    The box has lengths that transform quickly.
+    """
     (box,) = ndimage.find_objects(mask.astype(np.uint8))
     size = [part.stop - part.start for part in box]
     margin = [
         (0, fast_length(n + int(np.ceil(_MARGIN_MM / step))) - n)
         for n, step in zip(size, spacing_mm, strict=True)
     ]
-    chi = invert_medi(
+    inversion = invert_medi(
         np.pad(local_ppm[box], margin),
         np.pad(mask[box], margin),
         Morphology(
@@ -251,8 +264,8 @@ def _inverted_in_box(  # noqa: PLR0913 - as `invert`
         tolerance=tolerance,
     )
     result = np.zeros(mask.shape, dtype=np.float32)
-    result[box] = chi[tuple(slice(n) for n in size)]
-    return np.where(mask, result, 0).astype(np.float32)
+    result[box] = inversion.chi_ppm[tuple(slice(n) for n in size)]
+    return replace(inversion, chi_ppm=np.where(mask, result, 0).astype(np.float32))
 
 
 def _shape(image: FloatMap) -> tuple[int, int, int]:

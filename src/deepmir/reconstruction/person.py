@@ -45,7 +45,7 @@ from deepmir.preprocessing.anatomy import find_anatomy
 from deepmir.preprocessing.plausibility import nucleus_contrast_ppm
 from deepmir.preprocessing.run import Progress, ignore_progress
 from deepmir.reconstruction.echoes import ReadEchoes, read_echoes
-from deepmir.reconstruction.inversion import InversionMethod
+from deepmir.reconstruction.inversion import MAX_ITERATIONS, Inversion, InversionMethod
 from deepmir.reconstruction.readout import SignEvidence, tell_sign
 from deepmir.reconstruction.relaxation import fit_r2star, ventricles
 from deepmir.reconstruction.run import (
@@ -155,8 +155,8 @@ def reconstruct(
             local = local.negated()
     echoes = read.echoes if sign > 0 else _conjugated(read.echoes)
     swi, minip, r2star = _weighted_images(run, echoes)
-    chi, csf_notices = _chimap(run, echoes, local, r2star)
-    notices = (*read.notices, *csf_notices, *_sign_notices(scan, evidence, positive=sign > 0))
+    chi, chi_notices = _chimap(run, echoes, local, r2star)
+    notices = (*read.notices, *chi_notices, *_sign_notices(scan, evidence, positive=sign > 0))
     like = read.like
     return Reconstruction(
         subject=run.subject,
@@ -328,7 +328,8 @@ def _chimap(
     with run.stage("chimap"):
         config = run.settings.reconstruct
         csf, notices = _csf(config, r2star, local, echoes)
-        return invert_local_field(local, echoes, chimap_settings(config), csf=csf), notices
+        inversion = invert_local_field(local, echoes, chimap_settings(config), csf=csf)
+        return inversion.chi_ppm, (*notices, *_end_notices(inversion, config))
 
 
 def _resolve_sign(
@@ -394,7 +395,7 @@ def _brain(
 
 def _tell_sign(echoes: GradientEchoes, local: LocalField, regions: IntMap) -> SignEvidence:
     quick = ChimapSettings(method="tkd", strength=DEFAULT_STRENGTH["tkd"])
-    chi = invert_local_field(local, echoes, quick)
+    chi = invert_local_field(local, echoes, quick).chi_ppm
     contrast = nucleus_contrast_ppm(chi, regions, bases=NUCLEUS_BASES, spacing_mm=echoes.spacing_mm)
     return tell_sign(chi, local.mask, nucleus_contrast_ppm=contrast, echoes=echoes)
 
@@ -416,6 +417,17 @@ def _csf(
         return found, ()
     text = "no CSF of the ventricles was found by its slow decay: the brain's mean is the reference"
     return None, (Notice("reconstruct", text),)
+
+
+def _end_notices(inversion: Inversion, config: ReconstructConfig) -> tuple[Notice, ...]:
+    if inversion.unsettled is None:
+        return ()
+    text = (
+        f"the inversion ended after {MAX_ITERATIONS} iterations, and the last one still changed χ "
+        f"by {inversion.unsettled:.2%}; wanted {config.tolerance:.2%} or less "
+        "(reconstruct.tolerance): look at the Chimap before you trust it"
+    )
+    return (Notice("reconstruct", text),)
 
 
 def _sign_notices(

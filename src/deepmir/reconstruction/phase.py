@@ -39,12 +39,13 @@ def phase_to_rad(
     Raises
     ------
     InputError
-        If the phase is constant, is unwrapped already, or its unit cannot be told.
+        If the phase of an echo is constant, is unwrapped already, or its unit cannot be told.
     """
-    low = min(float(phase.min()) for phase in phases)
-    high = max(float(phase.max()) for phase in phases)
-    if low == high:
-        raise InputError(f"the phase {name} is {low:g} everywhere; wanted a phase image")
+    ends = [
+        _checked_ends(phase, f"echo {number} of {len(phases)} of the phase {name}")
+        for number, phase in enumerate(phases, start=1)
+    ]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     found = unit or _unit_of(low, high, phases)
     if found is None:
         raise InputError(_unclear(low, high, name))
@@ -57,6 +58,15 @@ def phase_to_rad(
         )
     scale = np.float32(2 * np.pi / (end - start))
     return [(phase - np.float32((start + end) / 2)) * scale for phase in phases], found
+
+
+def _checked_ends(phase: FloatMap, name: str) -> tuple[float, float]:
+    """Least and greatest value; one value alone, or on a ground of another, is refused."""
+    low, high = float(phase.min()), float(phase.max())
+    if ((phase == low) | (phase == high)).all():
+        found = f"{low:g}" if low == high else f"{low:g} or {high:g}"
+        raise InputError(f"{name} is {found} everywhere; wanted a phase image: export it again")
+    return low, high
 
 
 def _unit_of(low: float, high: float, phases: Sequence[FloatMap]) -> PhaseUnit | None:

@@ -4,20 +4,21 @@ All of it is found in the data, because files do not tell.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from deepmir.errors import InputError
-from deepmir.reconstruction.run import GradientEchoes
+from deepmir.reconstruction.run import GradientEchoes, depth_mm
 from deepmir.reconstruction.swi import ComplexMap
 from deepmir.volume import BoolMap, FloatMap
 
 _ALTERNATING = -0.3  # mean cosine between neighbouring slices: near 1 in plain scans
 _COHERENT = 0.5  # of the echoes' disagreement, once its ramp is taken off
-_NOTICEABLE_RAMP_RAD = 0.3  # over the field of view; eddy currents leave less
+_NOTICEABLE_RAD = 0.3  # ramp over the field of view, or offset; eddy currents leave less
 _EVEN_SPACING = 0.02
 _NUCLEUS_PPM = 0.015
 _VEIN_PPM = 0.01
@@ -48,50 +49,65 @@ def correct_alternating_slices(
     return tuple(signals), None
 
 
+@dataclass(frozen=True, slots=True)
+class OddEvenDifference:
+    """Phase by which odd echoes are ahead of even ones, as a bipolar readout makes it."""
+
+    slopes_rad: tuple[float, float, float]  # a voxel, along each axis
+    offset_rad: float | None  # in the middle of the field of view; None: it cannot be told
+    shape: tuple[int, int, int]
+
+    @property
+    def ramp_rad(self) -> float:
+        """Across the field of view, along the axis where it is largest."""
+        return max(abs(slope) * n for slope, n in zip(self.slopes_rad, self.shape, strict=True))
+
+    @property
+    def is_noticeable(self) -> bool:
+        """Whether it is more than eddy currents leave in a monopolar readout."""
+        return max(self.ramp_rad, abs(self.offset_rad or 0.0)) >= _NOTICEABLE_RAD
+
+    def __str__(self) -> str:
+        ramp = f"a ramp of {self.ramp_rad:.1f} rad across the field of view"
+        if self.offset_rad is None:
+            return ramp
+        return f"{ramp} and an offset of {abs(self.offset_rad):.1f} rad"
+
+
 def correct_bipolar(
     signals: Sequence[ComplexMap], echo_times_s: Sequence[float], *, name: str
-) -> tuple[tuple[ComplexMap, ...], float]:
-    """Undo the ramp between odd and even echoes of a bipolar readout.
+) -> tuple[tuple[ComplexMap, ...], OddEvenDifference | None]:
+    """Undo the difference between odd and even echoes of a bipolar readout.
 
-    Needs three evenly spaced echoes: φ₁ − 2 φ₂ + φ₃ is 0 where phase evolves linearly, and twice
-    the odd-even difference in a bipolar readout (Lu 2008, doi:10.1002/mrm.21583). That difference
-    is a constant and a ramp, which are taken off the even echoes.
+    Needs three echoes: where phase evolves linearly, φ₁ − 2 φ₂ + φ₃ of evenly spaced ones is 0,
+    and twice the odd-even difference in a bipolar readout (Lu 2008, doi:10.1002/mrm.21583). That
+    difference is a constant and a ramp, which are taken off the even echoes. Of unevenly spaced
+    echoes only the ramp can be told, as their phase is known up to whole turns alone; the
+    constant is taken off where the echoes are unwrapped (:func:`.unwrap.path_field`).
 
     Returns
     -------
     signals
         Corrected where needed.
-    ramp_rad : float
-        Odd-even difference across the field of view, 0 where there was none or none can be told.
+    difference : OddEvenDifference or None
+        What was taken off; None where there was nothing, or nothing can be told.
 
     Raises
     ------
     InputError
-        If the echoes contradict each other in another way.
+        If evenly spaced echoes contradict each other in another way.
     """
-    if len(signals) < 3 or not _evenly_spaced(echo_times_s[:3]):
-        return tuple(signals), 0.0
-    twice = signals[0] * np.conj(signals[1]) ** 2 * signals[2]
-    scale = float(np.max(np.abs(twice)))
-    twice = (twice / max(scale, 1e-30)).astype(np.complex64)
-    slopes = [_mean_slope_rad(twice, axis) for axis in range(3)]
-    flat = twice * _ramp(twice.shape, [-slope for slope in slopes])
-    constant = np.sum(flat)
-    coherence = float(np.abs(constant) / max(float(np.sum(np.abs(flat))), 1e-30))
-    if coherence < _COHERENT:
-        raise InputError(
-            f"the echoes of {name} do not follow one field (agreement {coherence:.2f}, wanted "
-            f"{_COHERENT} or more, with any bipolar ramp taken off); are echo times and files in "
-            "the same order, and is the phase neither filtered nor unwrapped?"
-        )
-    across = [abs(slope) * n / 2 for slope, n in zip(slopes, twice.shape, strict=True)]
-    if max(across) < _NOTICEABLE_RAMP_RAD:
-        return tuple(signals), 0.0
-    offset = float(np.angle(constant))
-    half = _ramp(twice.shape, [slope / 2 for slope in slopes]) * np.exp(0.5j * offset)
-    half = half.astype(np.complex64)
-    corrected = (signal * half if number % 2 else signal for number, signal in enumerate(signals))
-    return tuple(corrected), max(across)
+    if len(signals) < 3:
+        return tuple(signals), None
+    difference = _ramp_difference(signals, echo_times_s)
+    if _evenly_spaced(echo_times_s[:3]):
+        difference = _with_offset(difference, signals, name=name)
+    if not difference.is_noticeable:
+        return tuple(signals), None
+    offset = np.exp(1j * (difference.offset_rad or 0.0))
+    turn = (_ramp(difference.shape, difference.slopes_rad) * offset).astype(np.complex64)
+    corrected = (signal * turn if number % 2 else signal for number, signal in enumerate(signals))
+    return tuple(corrected), difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +162,7 @@ def dark_contrast_ppm(chi_ppm: FloatMap, mask: BoolMap, echoes: GradientEchoes) 
     sigma = [3.0 / step for step in echoes.spacing_mm]
     around = ndimage.gaussian_filter(magnitude, sigma)
     ratio = magnitude / np.maximum(around, 1e-20)
-    depth = ndimage.distance_transform_edt(mask, sampling=echoes.spacing_mm)
+    depth = depth_mm(mask, echoes.spacing_mm)
     inner = depth > min(5.0, 0.5 * float(depth.max()))
     dark = inner & (ratio < np.percentile(ratio[inner], 1))
     return float(np.mean(chi_ppm[dark]) - np.median(chi_ppm[inner]))
@@ -162,10 +178,48 @@ def _evenly_spaced(times_s: Sequence[float]) -> bool:
     return abs(first - second) < _EVEN_SPACING * first
 
 
-def _mean_slope_rad(image: ComplexMap, axis: int) -> float:
-    """Mean phase step between neighbours, weighted by magnitude: needs no unwrapping."""
+def _ramp_difference(signals: Sequence[ComplexMap], times_s: Sequence[float]) -> OddEvenDifference:
+    """Odd-even ramp of the first three echoes: what their steps in time do not share.
+
+    In a field ω the steps are s₁ = ω D₁ − d and s₂ = ω D₂ + d, so that s₂ / D₂ − s₁ / D₁ is
+    d · (1 / D₁ + 1 / D₂). Only their own steps between neighbours are looked at, which hardly
+    wrap: nothing is unwrapped.
+    """
+    first, second = times_s[1] - times_s[0], times_s[2] - times_s[1]
+    steps = [late * np.conj(early) for early, late in pairwise(signals[:3])]
+    slopes = []
+    for axis in range(3):
+        one, other = (_between_neighbours(step, axis) for step in steps)
+        weight = np.abs(other)
+        bright = weight > np.mean(weight)
+        apart = np.angle(other[bright]) / second - np.angle(one[bright]) / first
+        slopes.append(float(np.median(apart)) / (1 / first + 1 / second) if apart.size else 0.0)
+    i, j, k = signals[0].shape
+    return OddEvenDifference((slopes[0], slopes[1], slopes[2]), None, (i, j, k))
+
+
+def _with_offset(
+    difference: OddEvenDifference, signals: Sequence[ComplexMap], *, name: str
+) -> OddEvenDifference:
+    """Add the offset of evenly spaced echoes; refuse them where they differ in another way."""
+    twice = signals[0] * np.conj(signals[1]) ** 2 * signals[2]
+    scale = float(np.max(np.abs(twice)))
+    flat = twice / max(scale, 1e-30)
+    flat = flat * _ramp(difference.shape, [-2 * slope for slope in difference.slopes_rad])
+    constant = np.sum(flat)
+    coherence = float(np.abs(constant) / max(float(np.sum(np.abs(flat))), 1e-30))
+    if coherence < _COHERENT:
+        raise InputError(
+            f"the echoes of {name} do not follow one field (agreement {coherence:.2f}, wanted "
+            f"{_COHERENT} or more, with any bipolar ramp taken off); are echo times and files in "
+            "the same order, and is the phase neither filtered nor unwrapped?"
+        )
+    return replace(difference, offset_rad=float(np.angle(constant)) / 2)
+
+
+def _between_neighbours(image: ComplexMap, axis: int) -> ComplexMap:
     early, late = _pairs(image, axis)
-    return float(np.angle(np.sum(late * np.conj(early))))
+    return np.asarray(late * np.conj(early))
 
 
 def _ramp(shape: Sequence[int], slopes_rad: Sequence[float]) -> npt.NDArray[np.complexfloating]:

@@ -14,7 +14,13 @@ from deepmir.reconstruction.background import (
     remove_background_pdf,
     remove_background_vsharp,
 )
-from deepmir.reconstruction.inversion import InversionMethod, Morphology, invert
+from deepmir.reconstruction.inversion import (
+    Inversion,
+    InversionMethod,
+    Morphology,
+    invert,
+    invert_medi_in_mask,
+)
 from deepmir.reconstruction.swi import (
     ComplexMap,
     homodyne_phase,
@@ -133,7 +139,7 @@ def reconstruct_chimap(
         If a method is unknown.
     """
     local = reconstruct_local_field(echoes, brain, settings)
-    return invert_local_field(local, echoes, settings, csf=csf), local.mask
+    return invert_local_field(local, echoes, settings, csf=csf).chi_ppm, local.mask
 
 
 def reconstruct_local_field(
@@ -161,12 +167,13 @@ def invert_local_field(
     settings: ChimapSettings,
     *,
     csf: BoolMap | None = None,
-) -> FloatMap:
+) -> Inversion:
     """Susceptibility map in ppm (I, J, K) of a local field, referenced, 0 outside its mask.
 
     V-SHARP takes off some of the local field too, most of all that of large nuclei. With
     `refinements`, the field of the χ found so far is taken off the total field first, V-SHARP
-    runs on what is left, and χ is found again from the sum.
+    runs on what is left, and χ is found again from the sum. Whether iteration came to its end is
+    said of the last time.
 
     Raises
     ------
@@ -174,17 +181,17 @@ def invert_local_field(
         If the method is unknown.
     """
     inner = local.mask
-    chi = _inverted(local.field_ppm, local, echoes, settings)
+    inversion = _inverted(local.field_ppm, local, echoes, settings)
     for _ in range(settings.refinements):
-        explained = field_ppm(
-            chi, echoes.spacing_mm, echoes.b0_direction, margin_mm=_CONVOLUTION_MARGIN_MM
-        )
+        spacing, b0 = echoes.spacing_mm, echoes.b0_direction
+        explained = field_ppm(inversion.chi_ppm, spacing, b0, margin_mm=_CONVOLUTION_MARGIN_MM)
         rest = FieldMap(local.total.field_ppm - explained, local.total.weight)
         remaining, _ = _without_background(rest, local.brain, echoes, settings)
-        chi = _inverted(remaining + explained, local, echoes, settings)
+        inversion = _inverted(remaining + explained, local, echoes, settings)
+    chi = inversion.chi_ppm
     where = inner & csf if settings.reference == "csf" and csf is not None else inner
     zero = float(np.mean(chi[where if where.any() else inner]))
-    return np.where(inner, chi - np.float32(zero), 0).astype(np.float32)
+    return replace(inversion, chi_ppm=np.where(inner, chi - np.float32(zero), 0).astype(np.float32))
 
 
 def _without_background(
@@ -211,20 +218,20 @@ def _inverted(
     local: LocalField,
     echoes: GradientEchoes,
     settings: ChimapSettings,
-) -> FloatMap:
-    morphology = None
-    if settings.method == "medi":
-        square = sum(np.abs(signal) ** 2 for signal in echoes.signals)
-        magnitude = np.sqrt(square).astype(np.float32)
-        morphology = Morphology(local.total.weight, magnitude)
-    return invert(
+) -> Inversion:
+    spacing, b0, strength = echoes.spacing_mm, echoes.b0_direction, settings.strength
+    if settings.method != "medi":
+        chi = invert(field, local.mask, spacing, b0, method=settings.method, strength=strength)
+        return Inversion(chi, unsettled=None)
+    square = sum(np.abs(signal) ** 2 for signal in echoes.signals)
+    morphology = Morphology(local.total.weight, np.sqrt(square).astype(np.float32))
+    return invert_medi_in_mask(
         field,
         local.mask,
-        echoes.spacing_mm,
-        echoes.b0_direction,
-        method=settings.method,
-        strength=settings.strength,
-        morphology=morphology,
+        morphology,
+        spacing,
+        b0,
+        strength=strength,
         tolerance=settings.tolerance,
     )
 
@@ -263,10 +270,23 @@ def reliable_mask(echoes: GradientEchoes, brain: BoolMap) -> BoolMap:
 
 
 def erode_mm(mask: BoolMap, spacing_mm: Sequence[float], by_mm: float) -> BoolMap:
-    """Take a rim of `by_mm` off a mask."""
+    """Take a rim of `by_mm` off a mask, also where the field of view cuts it."""
     if by_mm <= 0:
         return mask.copy()
-    return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing_mm) > by_mm)
+    return np.asarray(depth_mm(mask, spacing_mm) > by_mm)
+
+
+def depth_mm(mask: BoolMap, spacing_mm: Sequence[float]) -> FloatMap:
+    """Distance (I, J, K) to the nearest voxel outside a mask; all beyond the grid is outside.
+
+    Examples
+    --------
+    >>> depth_mm(np.ones((1, 1, 3), dtype=bool), (9.0, 9.0, 2.0)).ravel().tolist()
+    [2.0, 4.0, 2.0]
+    """
+    # Without a voxel outside, as in a mask of a whole block, SciPy's distances mean nothing.
+    far = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm)
+    return np.asarray(far[1:-1, 1:-1, 1:-1])
 
 
 def _radii_mm(settings: ChimapSettings, spacing_mm: Sequence[float]) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ UnwrapMethod = Literal["laplacian", "path"]
 
 _TURN = np.float32(2 * np.pi)
 _WORST_EDGE = 1e-4  # a sparse graph takes 0 for "no edge"
+_NOTICEABLE_OFFSET_RAD = 0.1  # between steps; noise leaves far less over a brain
 
 
 def unwrap_laplacian(phase_rad: FloatMap, spacing_mm: Sequence[float]) -> FloatMap:
@@ -193,7 +194,9 @@ def path_field(
     """Field map in ppm inside a mask, its echoes unwrapped along the most reliable paths.
 
     As :func:`laplacian_field`, but exact to whole turns, which the Laplacian is not where the
-    phase steps by more than π between neighbours, as it does at microbleeds.
+    phase steps by more than π between neighbours, as it does at microbleeds. A constant between
+    the steps from echo to echo, which a bipolar readout leaves, or whole turns of unevenly spaced
+    echoes, is no field and is taken off: the field is known up to a constant in any case.
     """
     steps, times_s = echo_steps(phases_rad, echo_times_s)
     elapsed_s = np.diff([0.0, *times_s])
@@ -204,7 +207,8 @@ def path_field(
     unwrapped = [unwrap_along(tree, steps[0])]
     for step, elapsed in zip(steps[1:], elapsed_s[1:], strict=True):
         expected = unwrapped[0] * np.float32(elapsed / elapsed_s[0])
-        unwrapped.append(unwrap_along(tree, step, near_rad=expected))
+        near = unwrap_along(tree, step, near_rad=expected)
+        unwrapped.append(_without_offset(near, expected, mask))
     return _weighted_mean(unwrapped, magnitudes, times_s=times_s, b0_t=b0_t)
 
 
@@ -245,6 +249,14 @@ def _weighted_mean(
         total += weight * phase / np.float32(phase_per_ppm_rad(b0_t, time))
         weights += weight
     return FieldMap(total / weights, np.sqrt(weights))
+
+
+def _without_offset(step_rad: FloatMap, expected_rad: FloatMap, mask: BoolMap) -> FloatMap:
+    """Take off the median by which a step differs from what an earlier one lets expect."""
+    offset = np.float32(np.median((step_rad - expected_rad)[mask]))
+    if abs(offset) < _NOTICEABLE_OFFSET_RAD:
+        return step_rad
+    return np.where(mask, step_rad - offset, np.float32(0))
 
 
 def _neighbours(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

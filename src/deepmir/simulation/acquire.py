@@ -1,7 +1,6 @@
 """The scan itself: field, complex echoes on a finer grid, noise, and the T2w beside it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,20 +23,21 @@ from deepmir.physics.signal import (
     spoiled_echo_amplitude,
     sum_subvoxels,
 )
-from deepmir.reconstruction.run import GradientEchoes, erode_mm
+from deepmir.reconstruction.run import GradientEchoes, SwiSettings, erode_mm
 from deepmir.reconstruction.swi import ComplexMap, homodyne_phase, unwrapped_phase
-from deepmir.simulation.lesions import Deposit, DepositEffect, ScanGeometry, deposit_effect
+from deepmir.simulation.lesions import DepositEffect, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import Protocol
 from deepmir.simulation.scene import COARSE_MM, Scene, interpolate_axis
 from deepmir.simulation.tissue import (
     AIR_CHI_PPM,
     TissueValues,
+    iron_pattern,
     lookup,
     sample_tissue_values,
     structure_ppm,
     texture,
 )
-from deepmir.simulation.vessels import Vessel, rasterize
+from deepmir.simulation.vessels import SINUS, Vessel, rasterize
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 FINE_SLICE_MM = 0.8
@@ -47,6 +47,14 @@ BORDER_VOXELS = 6
 SLAB_SLICES = 8  # simulated at a time
 FRINGE_RAD = 0.8  # filtered phase above this darkens SWI by two thirds
 _EXTRACRANIAL = (0, 506, 507, 508, 509, 511, 512, 515, 516, 530)
+
+
+@dataclass(frozen=True, slots=True)
+class VenousBlood:
+    """What veins and sinuses of one person hold."""
+
+    chi_ppm: float
+    r2star_hz: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +68,10 @@ class Acquisition:
     effects: tuple[DepositEffect | None, ...]  # one per deposit of the scene
     vein_fraction: FloatMap
     space_fraction: FloatMap  # perivascular spaces
-    fringes: BoolMap  # where the coils' phase alone darkens SWI
+    fringes: BoolMap  # where the phase of coils or of a steep field darkens SWI
     chi_ppm: FloatMap  # the truth: tissue, veins and deposits; 0 outside the skull
+    tissue: TissueValues
+    blood: VenousBlood
     labels: IntMap
     regions: IntMap
     brain: BoolMap
@@ -79,6 +89,7 @@ def acquire(
     grid = _scan_grid(scene, protocol)
     tissue = sample_tissue_values(rng, b0_t=protocol.b0_t, age_years=scene.variation.age_years)
     blood = _sample_venous_blood(rng, protocol.b0_t)
+    tissue.chi_ppm[SINUS], tissue.r2star_hz[SINUS] = blood.chi_ppm, blood.r2star_hz
     signals, fraction, chi = _tissue_echoes(scene, protocol, grid, tissue, blood, rng)
     coil = _coil(grid.shape, rng)
     fringes = np.zeros(grid.shape, dtype=bool)
@@ -103,6 +114,7 @@ def acquire(
         _nearest(image, grid)
         for image in (scene.labels, scene.regions, scene.brain.astype(np.uint8))
     )
+    wraps = open_fringes(clean[protocol.swi.echo], grid.spacing_mm, protocol.swi)
     return Acquisition(
         echoes=_finish(affected, noise, shifts, protocol, grid),
         echoes_without_deposits=_finish(clean, noise, shifts, protocol, grid),
@@ -111,8 +123,10 @@ def acquire(
         effects=effects,
         vein_fraction=fraction,
         space_fraction=_space_fraction(scene, grid),
-        fringes=fringes,
-        chi_ppm=_with_deposits(chi, scene.deposits, effects),
+        fringes=fringes | (wraps & (brain > 0)),
+        chi_ppm=_with_deposits(chi, effects),
+        tissue=tissue,
+        blood=blood,
         labels=labels,
         regions=regions,
         brain=brain.astype(bool),
@@ -179,17 +193,11 @@ def _nearest(image: IntMap, grid: _ScanGrid) -> IntMap:
     return image
 
 
-@dataclass(frozen=True, slots=True)
-class _VenousBlood:
-    chi_ppm: float
-    r2star_hz: float
-
-
-def _sample_venous_blood(rng: np.random.Generator, b0_t: float) -> _VenousBlood:
+def _sample_venous_blood(rng: np.random.Generator, b0_t: float) -> VenousBlood:
     """χ from haematocrit and oxygenation (Jain 2012, doi:10.1002/mrm.23282)."""
     haematocrit, oxygenation = rng.uniform(0.36, 0.46), rng.uniform(0.56, 0.72)
     chi = 4 * np.pi * haematocrit * (0.273 * (1 - oxygenation) - 0.008)
-    return _VenousBlood(chi, float(rng.uniform(40, 100)) * (b0_t / 3.0) ** 1.7)
+    return VenousBlood(chi, float(rng.uniform(40, 100)) * (b0_t / 3.0) ** 1.7)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,7 +214,7 @@ def _tissue_echoes(
     protocol: Protocol,
     grid: _ScanGrid,
     tissue: TissueValues,
-    blood: _VenousBlood,
+    blood: VenousBlood,
     rng: np.random.Generator,
 ) -> tuple[list[ComplexMap], FloatMap, FloatMap]:
     """Echoes of tissue, veins and spaces without noise, coil and deposits; veins' share; χ."""
@@ -311,6 +319,7 @@ def _chi_with_texture(
     """χ inside the skull on the 1 mm grid; 0 where the background field takes over."""
     chi = lookup(scene.labels, tissue.chi_ppm)
     if structured:
+        chi *= iron_pattern(scene.labels, rng)
         chi += structure_ppm(scene.labels, rng)
     chi = ndimage.gaussian_filter(chi * ~np.isin(scene.labels, _EXTRACRANIAL), 0.5)
     shape = (chi.shape[0], chi.shape[1], chi.shape[2])
@@ -385,15 +394,28 @@ def _troubled_phase(
         turn = (total / np.maximum(np.abs(total), 1e-6)).astype(np.complex64)
     if protocol.sequence == "2D":
         turn = turn * np.exp(1j * rng.normal(0, 0.3, grid.shape[2])).astype(np.complex64)
-    filtered = _filtered_phase(turn, protocol, grid)
+    filtered = _filtered_phase(turn, grid.spacing_mm, protocol.swi)
     return np.asarray(coil * turn, dtype=np.complex64), np.asarray(filtered > FRINGE_RAD)
 
 
-def _filtered_phase(signal: ComplexMap, protocol: Protocol, grid: _ScanGrid) -> FloatMap:
-    size = protocol.swi.filter_size
-    if protocol.swi.phase == "homodyne":
-        return homodyne_phase(signal, grid.spacing_mm, filter_size=size)
-    return unwrapped_phase(signal, grid.spacing_mm, width_mm=240.0 / size)
+def open_fringes(
+    signal: ComplexMap, spacing_mm: tuple[float, float, float], settings: SwiSettings
+) -> BoolMap:
+    """Where filtering leaves wraps that unwrapping takes off, above sinuses and ear canals."""
+    if settings.phase != "homodyne":
+        return np.zeros(signal.shape, dtype=bool)
+    wrapped = _filtered_phase(signal, spacing_mm, settings) > FRINGE_RAD
+    smooth = _filtered_phase(signal, spacing_mm, replace(settings, phase="unwrapped"))
+    return np.asarray(wrapped & (smooth < FRINGE_RAD / 2))
+
+
+def _filtered_phase(
+    signal: ComplexMap, spacing_mm: tuple[float, float, float], settings: SwiSettings
+) -> FloatMap:
+    size = settings.filter_size
+    if settings.phase == "homodyne":
+        return homodyne_phase(signal, spacing_mm, filter_size=size)
+    return unwrapped_phase(signal, spacing_mm, width_mm=240.0 / size)
 
 
 def _sample_motion(
@@ -449,14 +471,12 @@ def _apply_effects(
     return affected
 
 
-def _with_deposits(
-    chi_ppm: FloatMap, deposits: Sequence[Deposit], effects: tuple[DepositEffect | None, ...]
-) -> FloatMap:
+def _with_deposits(chi_ppm: FloatMap, effects: tuple[DepositEffect | None, ...]) -> FloatMap:
     """Add the deposits' own χ to the true map: they are simulated on top of their tissue."""
     total = chi_ppm.copy()
-    for deposit, effect in zip(deposits, effects, strict=True):
+    for effect in effects:
         if effect is not None:
-            total[effect.block] += effect.fraction * np.float32(deposit.chi_ppm)
+            total[effect.block] += effect.chi_ppm
     return total
 
 

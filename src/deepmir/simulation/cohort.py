@@ -21,8 +21,8 @@ from deepmir.io.nifti import write_map
 from deepmir.simulation.anatomy import Anatomy, built_in_anatomy, load_anatomy, read_anatomy
 from deepmir.simulation.lesions import Counts, realistic_counts
 from deepmir.simulation.person import SimulatedPerson, parameters_text, simulate_person
-from deepmir.simulation.truth import Mimic
-from deepmir.volume import FloatMap, Modality, Volume
+from deepmir.simulation.truth import DEPOSIT_NUMBERS, Mimic, deposit_map
+from deepmir.volume import FloatMap, IntMap, Modality, Volume
 
 DATASET_NAME = "deepmir simulated persons"
 TRUTH_NAME = "deepmir simulation: true findings and regions"
@@ -39,6 +39,7 @@ def simulate_cohort(  # noqa: PLR0913 - one keyword for each choice a user has
     anatomies: Sequence[Path] | None = None,
     protocol: str | None = None,
     counts: Callable[[np.random.Generator], Counts] = realistic_counts,
+    age_years: float | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write `subjects` simulated persons; person n is a pure function of the seed and n.
@@ -55,6 +56,8 @@ def simulate_cohort(  # noqa: PLR0913 - one keyword for each choice a user has
     counts : function of a random generator
         How many deposits of each kind; by default as in a cohort, where half of the people have
         no microbleed.
+    age_years : float, optional
+        Of everyone; by default each person's is drawn.
 
     Raises
     ------
@@ -76,6 +79,7 @@ def simulate_cohort(  # noqa: PLR0913 - one keyword for each choice a user has
             protocol=protocol or "random",
             counts=counts,
             whole_head=True,
+            age_years=age_years,
         )
         write_person(person, out, subject=label)
     if progress is not None:
@@ -124,8 +128,10 @@ def write_person(person: SimulatedPerson, out: Path, *, subject: str) -> None:
         truth.findings,
         truth.regions,
         truth.brain_mask,
-        _mimics_path(subject),
-        _parameters_path(subject),
+        _truth_path(subject, "desc-mimics_dseg.nii.gz"),
+        _truth_path(subject, "desc-deposits_dseg.nii.gz"),
+        _truth_path(subject, "desc-true_Chimap.nii.gz"),
+        _truth_path(subject, "desc-simulation_parameters.json"),
     )
     scans = _scans(person, subject)
     own = [
@@ -206,20 +212,27 @@ def _write_truth(person: SimulatedPerson, folder: Path, subject: str, out: Path)
         (names.findings, person.findings),
         (names.regions, scan.regions),
         (names.brain_mask, scan.brain),
-        (_mimics_path(subject), person.mimics),
+        (_truth_path(subject, "desc-mimics_dseg.nii.gz"), person.mimics),
+        (_truth_path(subject, "desc-deposits_dseg.nii.gz"), _deposits(person)),
     ):
         write_map(image.astype(np.uint8), grid, folder / path, dtype=np.uint8)
-    write_text(folder / _parameters_path(subject), parameters_text(person))
+    true_chi = folder / _truth_path(subject, "desc-true_Chimap.nii.gz")
+    write_map(scan.chi_ppm, grid, true_chi, dtype=np.float32)
+    parameters = folder / _truth_path(subject, "desc-simulation_parameters.json")
+    write_text(parameters, parameters_text(person))
     write_lookup_table(folder, "mimics", [(int(kind), kind.name) for kind in Mimic])
+    kinds = [(number, kind.name) for kind, number in DEPOSIT_NUMBERS.items()]
+    write_lookup_table(folder, "deposits", kinds)
     write_dataset_files(folder, kind=DatasetKind.DERIVATIVE, name=TRUTH_NAME, out=out)
 
 
-def _mimics_path(subject: str) -> Path:
-    return Path(f"sub-{subject}", "anat", f"sub-{subject}_desc-mimics_dseg.nii.gz")
+def _deposits(person: SimulatedPerson) -> IntMap:
+    scan = person.acquisition
+    return deposit_map(list(person.deposits), scan.effects, scan.chi_ppm.shape)
 
 
-def _parameters_path(subject: str) -> Path:
-    return Path(f"sub-{subject}", "anat", f"sub-{subject}_desc-simulation_parameters.json")
+def _truth_path(subject: str, name: str) -> Path:
+    return Path(f"sub-{subject}", "anat", f"sub-{subject}_{name}")
 
 
 def _volume(data: FloatMap, affine: Affine, modality: Modality) -> Volume:

@@ -6,7 +6,7 @@ fine as the scan: its complex factor on each voxel multiplies the head's signal.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy import ndimage
 from deepmir.labels import Finding
 from deepmir.physics.dipole import field_ppm
 from deepmir.physics.signal import phase_per_ppm_rad, sum_subvoxels
+from deepmir.simulation.tissue import atria
 from deepmir.simulation.vessels import Vessel
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
@@ -47,6 +48,11 @@ CMB_MOMENTS = (0.4, 100.0)
 FAINT_MOMENTS = (0.3, 3.0)
 """Least and greatest χ·volume of microbleeds, and of those near the limit, ppm·mm³."""
 
+_CORE_SIZE, _CORE_CHI, _CORE_ON_T2W = 0.6, -0.5, 1.4
+"""Calcified core of a mixed lesion: its axes, its χ and its T2w signal, relative to the whole. On
+T2w a cavernoma is bright and mottled within a dark rim (Zabramski 1994,
+doi:10.3171/jns.1994.80.3.0422)."""
+
 MOST_CMB = 40
 """More do not fit apart from each other into one head."""
 
@@ -57,7 +63,7 @@ class Kind(StrEnum):
     CMB = "microbleed"
     IRON = "iron"
     CALCIFICATION = "calcification"
-    MIXED = "mixed"  # cavernoma-like: a mimic, not a finding
+    MIXED = "mixed"  # cavernoma-like, old blood round a calcified core: a mimic, not a finding
 
 
 FINDING_OF_KIND: dict[Kind, Finding | None] = {
@@ -111,6 +117,7 @@ class DepositEffect:
     echo_factors: tuple[npt.NDArray[np.complexfloating], ...]  # multiply each echo's signal
     spin_echo_factor: FloatMap  # multiplies T2w
     fraction: FloatMap  # volume fraction of deposit per voxel
+    chi_ppm: FloatMap  # what it adds to the true χ
 
 
 def realistic_counts(rng: np.random.Generator) -> Counts:
@@ -219,7 +226,8 @@ def deposit_effect(deposit: Deposit, labels: IntMap, scan: ScanGeometry) -> Depo
     fine_step = tuple(step / n for step, n in zip(scan.spacing_mm, factors, strict=True))
     points = _subvoxel_points(block, factors, scan)
     inside = _deposit_mask(deposit, labels, points)
-    chi = inside.astype(np.float32) * np.float32(deposit.chi_ppm)
+    core = _calcified_core(deposit, labels, points) & inside
+    chi = np.where(core, np.float32(_CORE_CHI), inside) * np.float32(deposit.chi_ppm)
     field = field_ppm(chi, fine_step, scan.b0, margin_mm=0.5 * reach)
     decay_hz = np.abs(chi) * np.float32(deposit.r2star_hz_per_ppm * scan.b0_t / 3.0)
     density = 1 + inside * np.float32(deposit.proton_density - 1)
@@ -231,11 +239,13 @@ def deposit_effect(deposit: Deposit, labels: IntMap, scan: ScanGeometry) -> Depo
     dark = density * np.exp(
         -np.abs(chi) * np.float32(deposit.r2_hz_per_ppm * scan.spin_echo_time_s)
     )
+    dark[core] = _CORE_ON_T2W
     return DepositEffect(
         block=block,
         echo_factors=echoes,
         spin_echo_factor=sum_subvoxels(dark, steps),
         fraction=sum_subvoxels(inside.astype(np.float32), steps),
+        chi_ppm=sum_subvoxels(chi, steps),
     )
 
 
@@ -246,7 +256,6 @@ class _Places:
         white, gray = np.isin(labels, (2, 41, 77)), np.isin(labels, (3, 42))
         to_gray = ndimage.distance_transform_edt(~gray)
         to_white = ndimage.distance_transform_edt(~white)
-        ventricle = np.isin(labels, (4, 43))
         self.labels = labels
         self.where: dict[str, npt.NDArray[np.intp]] = {
             "subcortical white matter": np.flatnonzero(white & (to_gray > 1.5)),
@@ -257,7 +266,7 @@ class _Places:
             "thalamus": np.flatnonzero(np.isin(labels, (10, 49))),
             "brain stem": np.flatnonzero(labels == 16),
             "parenchyma": np.flatnonzero(white | gray),
-            "choroid plexus": _atria(ventricle, labels),
+            "choroid plexus": np.flatnonzero(atria(labels)),
             "pineal": _behind_thalami(labels),
             "falx": _falx(labels),
             BY_VEIN: np.flatnonzero(_near_veins(veins, labels.shape) & (white | gray)),
@@ -411,6 +420,17 @@ def _deposit_mask(
     return np.asarray(inside)
 
 
+def _calcified_core(
+    deposit: Deposit, labels: IntMap, points: tuple[FloatMap, FloatMap, FloatMap]
+) -> BoolMap:
+    """Inner part of a mixed lesion, with patches of its own; empty for all other kinds."""
+    if deposit.kind is not Kind.MIXED:
+        return np.zeros((1, 1, 1), dtype=bool)
+    a, b, c = (axis * _CORE_SIZE for axis in deposit.semi_axes_mm)
+    core = replace(deposit, semi_axes_mm=(a, b, c), seed=deposit.seed + 1)
+    return _deposit_mask(core, labels, points)
+
+
 def _echo_factor(
     density: FloatMap,
     decay_hz: FloatMap,
@@ -436,16 +456,6 @@ def _rotation(angles_deg: tuple[float, float, float]) -> npt.NDArray[np.float64]
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
         matrix = turn @ matrix
     return matrix
-
-
-def _atria(ventricle: BoolMap, labels: IntMap) -> npt.NDArray[np.intp]:
-    """Voxels of the back third of the lateral ventricles' bodies, where the plexus lies."""
-    at = np.argwhere(ventricle)
-    if len(at) == 0:
-        return np.zeros(0, dtype=np.intp)
-    low, high = np.percentile(at[:, 1], [12, 40])
-    chosen = at[(at[:, 1] > low) & (at[:, 1] < high)]
-    return np.asarray(np.ravel_multi_index(tuple(chosen.T), labels.shape), dtype=np.intp)
 
 
 def _behind_thalami(labels: IntMap) -> npt.NDArray[np.intp]:

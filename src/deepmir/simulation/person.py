@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +27,7 @@ from deepmir.simulation.lesions import (
 from deepmir.simulation.protocol import PROTOCOL_NAMES, Protocol, protocol_by_name
 from deepmir.simulation.scene import Variation, build_scene, sample_variation
 from deepmir.simulation.truth import Mimic, ScanPair, Visibility, draw_truth
+from deepmir.simulation.vessels import VesselParameters
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 CountsFunction = Callable[[np.random.Generator], Counts]
@@ -56,6 +58,8 @@ class SimulatedPerson:
     seed: int
     counts: str  # name of the function that drew how many deposits
     whole_head: bool
+    age_years: float | None  # that was asked for
+    vessels: VesselParameters
 
 
 def simulate_person(
@@ -65,6 +69,7 @@ def simulate_person(
     protocol: str | Protocol = "random",
     counts: CountsFunction = realistic_counts,
     whole_head: bool = False,
+    age_years: float | None = None,
 ) -> SimulatedPerson:
     """Simulate one person: the same seed gives the same bytes.
 
@@ -78,6 +83,9 @@ def simulate_person(
         How many deposits of each kind.
     whole_head : bool
         Keep skull and scalp in the field of view, and give T2w a grid and a pose of its own.
+    age_years : float, optional
+        Decides about ventricles, white-matter lesions, perivascular spaces and the iron of the
+        nuclei; by default it is drawn, 45 to 90.
 
     Raises
     ------
@@ -88,7 +96,7 @@ def simulate_person(
     """
     rng = np.random.default_rng(seed)
     drawn = protocol_by_name(protocol, rng) if isinstance(protocol, str) else protocol
-    variation = sample_variation(rng, signs_of_age=drawn.detailed_people)
+    variation = sample_variation(rng, age_years=age_years, signs_of_age=drawn.detailed_people)
     scene = build_scene(anatomy, drawn, variation, counts(rng), rng, whole_head=whole_head)
     scan = acquire(scene, drawn, rng, separate_t2w=whole_head)
     mask = mask_in_use(scan.brain, drawn.spacing_mm, drawn)
@@ -126,6 +134,8 @@ def simulate_person(
         seed=seed,
         counts=getattr(counts, "__name__", type(counts).__name__),
         whole_head=whole_head,
+        age_years=age_years,
+        vessels=scene.vessels,
     )
 
 
@@ -150,7 +160,7 @@ def replay_person(anatomy: Anatomy, parameters: str) -> SimulatedPerson:
     ------
     ConfigError
         If the text is no such description, or the person cannot be replayed from it: another
-        anatomy, or counts drawn by a function that the package does not have.
+        version or anatomy, or counts drawn by a function that the package does not have.
     """
     try:
         read = TypeAdapter(_Replay).validate_json(parameters)
@@ -159,6 +169,12 @@ def replay_person(anatomy: Anatomy, parameters: str) -> SimulatedPerson:
             f"this is no description of a simulated person: {error.errors()[0]['msg']}; "
             "wanted the text that is written beside one (..._desc-simulation_parameters.json)"
         ) from error
+    if read.deepmir != metadata.version("deepmir"):
+        raise ConfigError(
+            f"this person was simulated by deepmir {read.deepmir}; this is "
+            f"{metadata.version('deepmir')}, which would draw another one from the same seed: "
+            f"install deepmir=={read.deepmir}"
+        )
     if read.anatomy != anatomy.name:
         raise ConfigError(
             f"this person was made of anatomy {read.anatomy!r}, not of {anatomy.name!r}; pass that"
@@ -175,6 +191,7 @@ def replay_person(anatomy: Anatomy, parameters: str) -> SimulatedPerson:
         protocol=name if name in PROTOCOL_NAMES else read.protocol,
         counts=_COUNTS[read.counts],
         whole_head=read.whole_head,
+        age_years=read.age_years,
     )
 
 
@@ -182,23 +199,35 @@ def replay_person(anatomy: Anatomy, parameters: str) -> SimulatedPerson:
 class _Replay:
     """What of a description decides about a person; the rest of it follows from the seed."""
 
+    deepmir: str
     anatomy: str
     seed: int
     counts: str
     whole_head: bool
+    age_years: float | None
     protocol: Protocol
 
 
 def parameters_text(person: SimulatedPerson) -> str:
-    """Everything that was drawn for a person, as JSON text: enough to replay the sample."""
+    """Describe a person as JSON text: enough to replay it, and the main values that were drawn."""
+    scan = person.acquisition
     described = {
+        "deepmir": metadata.version("deepmir"),
         "anatomy": person.anatomy,
         "seed": person.seed,
         "counts": person.counts,
         "whole_head": person.whole_head,
+        "age_years": person.age_years,
         "spacing_mm": person.protocol.spacing_mm,
         "protocol": asdict(person.protocol),
         "variation": asdict(person.variation),
+        "vessels": asdict(person.vessels),
+        "venous_blood": asdict(scan.blood),
+        "chi_of_labels_ppm": {
+            int(label): round(float(scan.tissue.chi_ppm[label]), 5)
+            for label in np.unique(scan.labels)
+            if label < len(scan.tissue.chi_ppm)
+        },
         "deposits": [
             {**asdict(deposit), "visibility": None if seen is None else asdict(seen)}
             for deposit, seen in zip(person.deposits, person.visibility, strict=True)

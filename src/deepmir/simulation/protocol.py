@@ -77,6 +77,7 @@ def sample_protocol(rng: np.random.Generator) -> Protocol:
     echo_times, swi_echo = _sample_echoes(b0_t, rng, single=flat)
     thick_t2w = rng.random() < 0.35
     filters = _sample_filters(rng, flat=flat)
+    t2w_blur_mm = float(rng.uniform(0.2, 0.6))
     return Protocol(
         name="random",
         b0_t=b0_t,
@@ -93,7 +94,7 @@ def sample_protocol(rng: np.random.Generator) -> Protocol:
         chimap=_sample_chimap(rng),
         t2w_repetition_time_s=float(rng.uniform(2.5, 6.0)),
         t2w_echo_time_s=float(rng.uniform(0.08, 0.12)),
-        t2w_blur_mm=(0.4, 0.4, 0.45),
+        t2w_blur_mm=(t2w_blur_mm, t2w_blur_mm, 0.45),
         t2w_snr=float(rng.uniform(20, 60)),
         sequence="2D" if flat else "3D",
         gibbs=bool(rng.random() < 0.5),
@@ -141,8 +142,8 @@ def _sample_filters(
     """
     read = AxisFilter(float(rng.uniform(0.8, 1.05)), float(rng.uniform(0.1, 0.5)))
     phase = AxisFilter(float(rng.uniform(0.65, 1.0)), float(rng.uniform(0.1, 0.5)))
-    slices = AxisFilter(float(rng.uniform(0.6, 1.1)), float(rng.uniform(0.2, 1.4)))
-    there = rng.random(3) < (0.7, 0.85, 0.0 if flat else 0.5)
+    slices = AxisFilter(float(rng.uniform(0.55, 1.1)), float(rng.uniform(0.2, 1.4)))
+    there = rng.random(3) < (0.7, 0.85, 0.0 if flat else 0.65)
     i, j, k = (
         one if given else None for one, given in zip((read, phase, slices), there, strict=True)
     )
@@ -179,9 +180,10 @@ def _sample_chimap(rng: np.random.Generator) -> ChimapSettings:
     Exact phase goes with MEDI alone, which mistrusts it where signal is lost: the other methods
     draw streaks around such places.
     """
-    method = list(_STRENGTHS)[int(rng.choice(3, p=[0.3, 0.55, 0.15]))]
+    method = list(_STRENGTHS)[int(rng.choice(3, p=[0.4, 0.45, 0.15]))]
     low, high = _STRENGTHS[method]
     medi = method == "medi"
+    pdf = bool(rng.random() < 0.1)
     return ChimapSettings(
         method=method,
         strength=float(np.exp(rng.uniform(np.log(low), np.log(high)))),
@@ -190,5 +192,7 @@ def _sample_chimap(rng: np.random.Generator) -> ChimapSettings:
         erosion_mm=float(rng.uniform(0, 5)),
         reference="brain" if rng.random() < 0.5 else "csf",
         unwrap="path" if medi else "laplacian",
-        tolerance=0.03,
+        background="pdf" if pdf else "vsharp",
+        tolerance=float(rng.uniform(0.015, 0.03)),
+        refinements=int(rng.integers(3)) if medi and not pdf else 0,
     )

@@ -24,12 +24,16 @@ from deepmir.simulation.ageing import (
 from deepmir.simulation.anatomy import Anatomy
 from deepmir.simulation.lesions import Counts, Deposit, sample_deposits
 from deepmir.simulation.protocol import Protocol
-from deepmir.simulation.vessels import Vessel, grow_veins, sample_parameters
+from deepmir.simulation.vessels import Vessel, VesselParameters, grow_veins, sample_parameters
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 MARGIN_MM = 8
 COARSE_MM = 2
 _COARSE_MARGIN_MM = 40
+_NECK_MM = 24  # further down than the margin
+_NECK_ABOVE_MM, _NECK_SHARE = 30, 0.8
+"""The neck goes on from the lowest slice that has this share of the area of the one so far above
+it: a tilted head ends in a corner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +60,17 @@ class Scene:
     coarse_labels: IntMap  # whole head at 2 mm, for the background field
     coarse_brain: BoolMap
     coarse_origin_mm: tuple[float, float, float]  # its voxel (0,0,0) in the 1 mm grid's frame
+    vessels: VesselParameters
     veins: list[Vessel]
     deposits: list[Deposit]
     spaces: list[Vessel]  # perivascular, filled with CSF
     variation: Variation
 
 
-def sample_variation(rng: np.random.Generator, *, signs_of_age: bool = False) -> Variation:
-    """Draw pose, size, smooth deformation and age, and how old the brain looks."""
+def sample_variation(
+    rng: np.random.Generator, *, age_years: float | None = None, signs_of_age: bool = False
+) -> Variation:
+    """Draw pose, size, smooth deformation, age unless it is given, and how old the brain looks."""
     pitch, roll, yaw = (float(x) for x in rng.normal(0, [6, 3, 3]))
     x, y, z = (float(s) for s in rng.uniform(0.92, 1.08) * rng.uniform(0.97, 1.03, 3))
     drawn = Variation(
@@ -74,6 +81,8 @@ def sample_variation(rng: np.random.Generator, *, signs_of_age: bool = False) ->
         age_years=float(rng.uniform(45, 90)),
         seed=int(rng.integers(2**31)),
     )
+    if age_years is not None:
+        drawn = replace(drawn, age_years=age_years)
     if not signs_of_age:
         return drawn
     return replace(drawn, ageing=sample_ageing(drawn.age_years, rng))
@@ -102,11 +111,13 @@ def build_scene(
         box = low, high
     labels, regions, brain = _resample(anatomy, variation, axes, box, step_mm=1.0)
     wide = _bounding_box(anatomy.labels > 0, anatomy, variation, axes, _COARSE_MARGIN_MM)
+    wide[0][2] -= _NECK_MM
     coarse, _, coarse_brain = _resample(anatomy, variation, axes, wide, step_mm=COARSE_MM)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = axes, axes @ box[0]
     offset = wide[0] - box[0]
-    veins = grow_veins(labels, brain.astype(bool), sample_parameters(rng), rng)
+    vessels = sample_parameters(rng)
+    veins = grow_veins(labels, brain.astype(bool), vessels, rng)
     deposits = sample_deposits(labels, counts, rng, veins=veins)
     labels, spaces = _aged(labels, variation.ageing, rng)
     return Scene(
@@ -117,6 +128,7 @@ def build_scene(
         coarse_labels=_continue_neck(coarse),
         coarse_brain=coarse_brain.astype(bool),
         coarse_origin_mm=(float(offset[0]), float(offset[1]), float(offset[2])),
+        vessels=vessels,
         veins=veins,
         deposits=deposits,
         spaces=spaces,
@@ -257,11 +269,17 @@ def interpolate_axis(image: FloatMap, at: npt.NDArray[np.floating], axis: int) -
 
 
 def _continue_neck(coarse: IntMap) -> IntMap:
-    """Repeat the lowest slice of the head downwards: necks do not end where scans do."""
-    filled = np.flatnonzero((coarse > 0).any(axis=(0, 1)))
+    """Repeat the lowest whole slice of the head downwards where there is nothing.
+
+    Necks do not end where scans do.
+    """
+    areas = np.count_nonzero(coarse, axis=(0, 1))
+    filled = np.flatnonzero(areas)
     if len(filled) == 0:
         return coarse
-    lowest = int(filled[0]) + 2
+    above = np.minimum(filled + _NECK_ABOVE_MM // COARSE_MM, filled[-1])
+    lowest = int(filled[areas[filled] >= _NECK_SHARE * areas[above]][0])
     extended = coarse.copy()
-    extended[:, :, : lowest + 1] = coarse[:, :, [lowest]]
+    below = coarse[:, :, :lowest]
+    extended[:, :, :lowest] = np.where(below > 0, below, coarse[:, :, [lowest]])
     return extended

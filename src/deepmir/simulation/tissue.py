@@ -80,8 +80,8 @@ TISSUES: dict[int, Tissue] = {
     514: VENOUS_BLOOD,
     515: CORTICAL_BONE,
     530: Tissue(-0.02, 0.01, 20.0, 0.075, 0.95, 0.72),
-    **dict.fromkeys((1001, 1002), Tissue(0.14, 0.03, 37.0, 0.055, 1.0, 0.76, iron=True)),
-    **dict.fromkeys((1003, 1004), Tissue(0.11, 0.025, 33.0, 0.06, 1.0, 0.76, iron=True)),
+    **dict.fromkeys((1001, 1002), Tissue(0.165, 0.03, 40.0, 0.055, 1.0, 0.76, iron=True)),
+    **dict.fromkeys((1003, 1004), Tissue(0.135, 0.025, 36.0, 0.06, 1.0, 0.76, iron=True)),
     **dict.fromkeys((1005, 1006), Tissue(0.095, 0.025, 30.0, 0.062, 1.05, 0.78, iron=True)),
 }
 """Properties by label: FreeSurfer numbers, extra-cerebral ones from 502, nuclei from 1001."""
@@ -89,8 +89,13 @@ TISSUES: dict[int, Tissue] = {
 DURA_PPM = (-0.14, -0.05)
 """Least and greatest χ of falx and tentorium, collagen that calcifies with age; set so that dark
 voxels are as many as in real maps (docs/realism.md)."""
+PLEXUS_PPM = (-0.15, 0.02)
+"""Least and greatest χ of the choroid plexus, black in two of four real maps (docs/realism.md)."""
 _CORTEX = (3, 42)
+_VENTRICLES = (4, 43)
+_IRON = tuple(label for label, tissue in TISSUES.items() if tissue.iron)
 _DURAL_REACH_MM = 5.0
+_PLEXUS_REACH_MM = 2.5
 _N_LABELS = max(TISSUES) + 1
 
 
@@ -140,7 +145,8 @@ def structure_ppm(labels: IntMap, rng: np.random.Generator) -> FloatMap:
     the ventricles; the fibres under the cortex hold iron, and so do the deep layers of the cortex,
     more in some areas than in others, so that a map shows a bright line along the border of
     white matter and not a bright cortex (Fukunaga 2010, doi:10.1073/pnas.0911177107; Li 2012,
-    doi:10.1016/j.neuroimage.2011.11.041). Falx and tentorium are dark sheets.
+    doi:10.1016/j.neuroimage.2011.11.041). Falx and tentorium are dark sheets, the choroid plexus
+    is a dark tuft.
 
     Parameters
     ----------
@@ -149,7 +155,7 @@ def structure_ppm(labels: IntMap, rng: np.random.Generator) -> FloatMap:
     """
     cortex, white = np.isin(labels, _CORTEX), np.isin(labels, (2, 41))
     to_cortex, to_white = distance_mm(cortex), distance_mm(white)
-    to_ventricle = distance_mm(np.isin(labels, (4, 43)))
+    to_ventricle = distance_mm(np.isin(labels, _VENTRICLES))
     areas = texture(labels.shape, rng, correlation_voxels=9.0, amplitude=1.0)
     bundles = np.exp(-(((to_ventricle - 5.0) / 2.0) ** 2)) * (1 + 0.5 * areas)
     under_cortex = np.exp(-to_cortex / 1.5)
@@ -158,7 +164,32 @@ def structure_ppm(labels: IntMap, rng: np.random.Generator) -> FloatMap:
     within_white = -0.018 * strength[0] * bundles + 0.010 * strength[1] * under_cortex
     ribbon = 0.045 * strength[2] * deep_layers - 0.015
     dura = np.float32(rng.uniform(*DURA_PPM)) * dural_sheets(labels)
-    return np.asarray(within_white * white + ribbon * cortex + dura, dtype=np.float32)
+    plexus = np.float32(rng.uniform(*PLEXUS_PPM)) * choroid_plexus(labels, rng)
+    return np.asarray(within_white * white + ribbon * cortex + dura + plexus, dtype=np.float32)
+
+
+def iron_pattern(labels: IntMap, rng: np.random.Generator) -> FloatMap:
+    """Factor (I, J, K) of the χ of nuclei that hold iron, 1 elsewhere: they are no even blocks."""
+    uneven = texture(labels.shape, rng, correlation_voxels=2.0, amplitude=0.3)
+    return np.where(np.isin(labels, _IRON), 1 + uneven, np.float32(1))
+
+
+def choroid_plexus(labels: IntMap, rng: np.random.Generator) -> BoolMap:
+    """Mottled tufts (I, J, K) on the wall of the atria."""
+    near_wall = distance_mm(~np.isin(labels, _VENTRICLES)) < _PLEXUS_REACH_MM
+    mottled = texture(labels.shape, rng, correlation_voxels=1.2, amplitude=1.0) > 0.3
+    return np.asarray(atria(labels) & near_wall & mottled)
+
+
+def atria(labels: IntMap) -> BoolMap:
+    """Back third (I, J, K) of the lateral ventricles' bodies, where most of the plexus lies."""
+    ventricles = np.isin(labels, _VENTRICLES)
+    rows = np.nonzero(ventricles)[1]
+    if len(rows) == 0:
+        return ventricles
+    low, high = np.percentile(rows, [12, 40])
+    j = np.arange(labels.shape[1])[None, :, None]
+    return np.asarray(ventricles & (j > low) & (j < high))
 
 
 def dural_sheets(labels: IntMap) -> FloatMap:

@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 from scipy import ndimage
 
-from deepmir.simulation.lesions import FINDING_OF_KIND, Deposit, DepositEffect
+from deepmir.simulation.lesions import FINDING_OF_KIND, Deposit, DepositEffect, Kind
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 IGNORE = 255
@@ -28,6 +28,8 @@ class Mimic(IntEnum):
     FRINGE = 4  # of badly combined phase
     DROPOUT = 5  # signal lost, as near air
 
+
+DEPOSIT_NUMBERS = {kind: number for number, kind in enumerate(Kind, start=1)}
 
 SWI_FALL = 0.25
 CHI_RISE_PPM = 0.05
@@ -60,6 +62,17 @@ class ScanPair:
     chi_ppm: FloatMap
     chi_without_ppm: FloatMap
     lost: BoolMap  # no signal to speak of, without deposits too
+
+
+def deposit_map(
+    deposits: list[Deposit], effects: tuple[DepositEffect | None, ...], shape: tuple[int, ...]
+) -> IntMap:
+    """Deposits (I, J, K) as they are and not as they look: numbers of `DEPOSIT_NUMBERS`."""
+    numbers = np.zeros(shape, dtype=np.uint8)
+    for deposit, effect in zip(deposits, effects, strict=True):
+        if effect is not None and effect.fraction.any():
+            numbers[effect.block][_core(effect)] = DEPOSIT_NUMBERS[deposit.kind]
+    return numbers
 
 
 def draw_truth(
@@ -119,7 +132,7 @@ def _extent(
     before, after = scans.swi_without[block], scans.swi[block]
     fall = np.where((before > floor) & ~scans.lost[block], 1 - after / np.maximum(before, 1e-9), 0)
     change = scans.chi_ppm[block] - scans.chi_without_ppm[block]
-    core = (effect.fraction > 0.05) | (effect.fraction == effect.fraction.max())
+    core = _core(effect)
     on_swi = _in_one_piece(_joined(own & (fall > SWI_FALL), core), own & core)
     near = own & ndimage.binary_dilation(core, iterations=1)
     at = np.unravel_index(int(np.argmax(np.where(near, np.abs(change), -1))), change.shape)
@@ -136,6 +149,11 @@ def _extent(
         extent_mm3=float(extent.sum()) * voxel_volume_mm3,
         voxel=_middle(effect),
     )
+
+
+def _core(effect: DepositEffect) -> BoolMap:
+    """Voxels that a deposit fills by a twentieth, and the one that it fills most."""
+    return np.asarray((effect.fraction > 0.05) | (effect.fraction == effect.fraction.max()))
 
 
 def _middle(effect: DepositEffect) -> tuple[int, int, int]:

@@ -8,8 +8,8 @@ sinuses; the deep one drains white matter and deep nuclei to the ventricle wall 
 brain stem into the vein of Galen. A path that meets another goes on with it, so every vein starts
 as a venule, grows by what joins it (Murray's law, about r³ = Σ r³) and ends in another vein or
 its sink: none ends bluntly, and short ones are thin. A short thick piece of vein on its own is a
-microbleed to any reader, and no brain has such pieces. Diameters 0.2 to 2.5 mm (Lee 1970; Okudera
-1999).
+microbleed to any reader, and no brain has such pieces. Diameters 0.2 to 2.2 mm, the widest where
+the deep veins meet (Lee 1970; Okudera 1999).
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,7 @@ _DEEP_GRAY = (10, 49, 11, 50, 12, 51, 13, 52, 26, 58, 28, 60)
 _STEM = (16, 28, 60)
 _VENTRICLES = (4, 43)
 _LIQUOR = (*_VENTRICLES, 5, 44, 14, 15, 24)
-_SINUS = 514
-_WIDEST_MM = 0.7
+SINUS = 514
 _MURRAY = 0.28
 """Power of the number of venules that gives the radius; 1/3 where r³ adds up exactly."""
 _LONGEST_MM = 300
@@ -66,6 +65,7 @@ class _Territory:
     starts: BoolMap
     sink: BoolMap
     venule_mm: float  # radius where a vein begins
+    widest_mm: float  # and the greatest that one reaches
 
 
 def sample_parameters(rng: np.random.Generator) -> VesselParameters:
@@ -175,7 +175,7 @@ def _superficial(labels: IntMap, brain: BoolMap) -> _Territory:
     speed[np.abs(pial - 0.3) < 1.2] = 1
     speed[np.isin(labels, _VENTRICLES)] = 0
     speed[sink] = 1
-    return _Territory(speed, gray & brain & (pial > -3.5), sink, venule_mm=0.23)
+    return _Territory(speed, gray & brain & (pial > -3.5), sink, venule_mm=0.23, widest_mm=0.7)
 
 
 def _deep(labels: IntMap, brain: BoolMap) -> _Territory:
@@ -190,7 +190,8 @@ def _deep(labels: IntMap, brain: BoolMap) -> _Territory:
     speed[ndimage.binary_dilation(sink, iterations=12) & brain & (speed == 0)] = 0.3
     speed[sink] = 1
     starts = (white & (ventricle > 3) & (ventricle < 30)) | (nuclei & (ventricle < 20))
-    return _Territory(speed, starts | (brain & (np.abs(stem - 2.0) < 1.0)), sink, venule_mm=0.15)
+    starts |= brain & (np.abs(stem - 2.0) < 1.0)
+    return _Territory(speed, starts, sink, venule_mm=0.15, widest_mm=1.1)
 
 
 # ---- trees -----------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ def _tree(
     paths = _descend(time, rng.choice(starts, size=min(venules, len(starts)), replace=False))
     venules_at = np.bincount(np.concatenate(paths), minlength=time.size)
     radius = territory.venule_mm * parameters.scale * venules_at.astype(np.float32) ** _MURRAY
-    return _joined_vessels(paths, np.minimum(radius, _WIDEST_MM), time.shape)
+    return _joined_vessels(paths, np.minimum(radius, territory.widest_mm), time.shape)
 
 
 def _time_to_sink(territory: _Territory, tortuosity: float, rng: np.random.Generator) -> FloatMap:
@@ -305,7 +306,7 @@ def _signed_distance_mm(mask: BoolMap) -> FloatMap:
 
 def _sinus_or_midline(labels: IntMap, brain: BoolMap) -> BoolMap:
     """Dural sinuses where the label map has them, else the top of the brain's middle."""
-    sinus = labels == _SINUS
+    sinus = labels == SINUS
     if sinus.sum() > 500:
         return np.asarray(sinus)
     middle = np.zeros_like(brain)

@@ -27,6 +27,7 @@ from deepmir.training.anatomy_samples import (
     make_sample,
 )
 from deepmir.training.fit import Batch
+from deepmir.training.fresh import anatomy_paths
 from deepmir.training.prefetch import Prefetch
 from deepmir.training.recipes import Recipe
 
@@ -107,6 +108,13 @@ class AnatomyTask:
         """Say that nothing is missing."""
         return None
 
+    def no_validation(self) -> str | None:
+        """Say that there are no validation heads, nor cases of them; None where there are."""
+        heads = self._recipe.validation_heads
+        if anatomy_paths(self._folder, heads) or self.source.cases.validation:
+            return None
+        return f"there are none of heads {', '.join(map(str, heads))}"
+
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Cross-entropy, Dice and side; a level of half the resolution counts half.
 
@@ -137,7 +145,7 @@ class AnatomyTask:
     @cached_property
     def validation_batches(self) -> tuple[tuple[str, Batch], ...]:
         """Fixed samples of the validation heads and some of their cases, once for every subset."""
-        heads = head_paths(self._folder, self._recipe.validation_heads)
+        heads = anatomy_paths(self._folder, self._recipe.validation_heads)
         cases = self.source.cases.validation[:_VALIDATION_CASES]
         makers = [("", partial(make_sample, load_head(path))) for path in heads]
         makers += [

@@ -10,7 +10,7 @@ OUT/scores.tsv                     per fold, per seed, pooled
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +48,7 @@ SCORES_NAME = "scores.tsv"
 _POOLED = "all"
 
 Progress = Callable[[str], None]
+_Run = tuple[int, int]  # seed and fold
 
 SCORE_COLUMNS: tuple[Column, ...] = (
     Column("seed", "Seed of the run; all: over the seeds"),
@@ -136,10 +137,7 @@ def cross_validate(
         last = run_fold(experiment, plan, out, run=(seed, fold), options=share, progress=progress)
         if not last.finished:
             break
-    done = done_runs(out, plan)
-    if done:
-        write_scores(experiment, plan, out, done)
-    return CrossValidation(done, tuple(runs), last)
+    return CrossValidation(settle_scores(experiment, plan, out), tuple(runs), last)
 
 
 def run_fold(
@@ -232,10 +230,11 @@ def score_prediction(case: PreparedCase, predictions: Path) -> Score:
     return score_labels(found.data.astype(np.int32), reference.data.astype(np.int32))
 
 
-def write_scores(
-    experiment: Experiment, plan: FoldPlan, out: Path, done: Sequence[tuple[int, int]]
-) -> None:
-    """Write the table of scores: per fold, per seed over its folds, and over all.
+def settle_scores(experiment: Experiment, plan: FoldPlan, out: Path) -> tuple[_Run, ...]:
+    """Write the table of scores of all runs on disk that are done; returns which these are.
+
+    Another process may end its fold meanwhile. What is done is listed again before the table is
+    written and once it is, so that whoever writes last has seen every record.
 
     Raises
     ------
@@ -244,19 +243,46 @@ def write_scores(
     OutputError
         If the table cannot be written.
     """
-    by_run: dict[tuple[int, int], list[Score]] = {}
-    for seed, fold in done:
-        folder = predictions_folder(out, seed)
-        cases = [experiment.cases[name] for name in plan.fold(fold).test]
-        by_run[seed, fold] = [score_prediction(case, folder) for case in cases]
+    scores: dict[_Run, list[Score]] = {}
+    written: tuple[_Run, ...] = ()
+    while (done := done_runs(out, plan)) and done != written:
+        new = [run for run in done if run not in scores]
+        scores |= {run: _scores_of(experiment, plan, out, run) for run in new}
+        if not new:
+            write_scores(out, {run: scores[run] for run in done}, experiment.labelled)
+            written = done
+    return done
+
+
+def _scores_of(experiment: Experiment, plan: FoldPlan, out: Path, run: _Run) -> list[Score]:
+    seed, fold = run
+    cases = [experiment.cases[name] for name in plan.fold(fold).test]
+    return [score_prediction(case, predictions_folder(out, seed)) for case in cases]
+
+
+def write_scores(
+    out: Path, by_run: Mapping[_Run, Sequence[Score]], findings: Sequence[Finding]
+) -> None:
+    """Write the table of scores: per fold, per seed over its folds, and over all.
+
+    Parameters
+    ----------
+    by_run : mapping
+        Scores of the persons who test, of each seed and fold.
+
+    Raises
+    ------
+    OutputError
+        If the table cannot be written.
+    """
     rows: list[Sequence[Cell]] = []
     for (seed, fold), scores in by_run.items():
-        rows += _rows(str(seed), str(fold), scores, experiment.labelled)
+        rows += _rows(str(seed), str(fold), scores, findings)
     for seed in sorted({seed for seed, _ in by_run}):
         own = [score for (of, _), scores in by_run.items() if of == seed for score in scores]
-        rows += _rows(str(seed), _POOLED, own, experiment.labelled)
+        rows += _rows(str(seed), _POOLED, own, findings)
     every = [score for scores in by_run.values() for score in scores]
-    rows += _rows(_POOLED, _POOLED, every, experiment.labelled)
+    rows += _rows(_POOLED, _POOLED, every, findings)
     write_table(out / SCORES_NAME, SCORE_COLUMNS, rows)
 
 

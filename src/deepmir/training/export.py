@@ -144,7 +144,7 @@ def export_release(
     card = ModelCard(
         summary=_SUMMARY,
         training_data=notes.data,
-        evaluation=", ".join(f"{name} {value:.3f}" for name, value in scores.items()),
+        evaluation=", ".join(f"{name} {value:.3f}" for name, value in scores.items()) or "none",
         limits=_LIMITS,
     )
     return write_manifest(
@@ -298,6 +298,7 @@ def model_card(parts: list[TrainedPart | KeptPart], notes: ReleaseNotes) -> str:
 def _part_card(trained: TrainedPart) -> list[str]:
     recipe, spec = trained.recipe, trained.network.spec
     count = sum(value.numel() for value in trained.network.parameters())
+    validated = f"that validated: {', '.join(map(str, recipe.validation_heads))}"
     lines = [
         f"## {trained.part} part",
         "",
@@ -305,16 +306,14 @@ def _part_card(trained: TrainedPart) -> list[str]:
         f"{spec.norm} normalisation, {count / 1e6:.2f} million weights",
         f"- Recipe {recipe.name}, seed {recipe.optimisation.seed}, {trained.step} steps of "
         f"{recipe.optimisation.batch_size}; weights are their moving average",
-        f"- Heads that trained: {', '.join(map(str, recipe.train_heads))}; that validated: "
-        f"{', '.join(map(str, recipe.validation_heads))}",
+        f"- Heads that trained: {', '.join(map(str, recipe.train_heads))}; "
+        f"{validated if trained.scores else 'none validated'}",
     ]
     if trained.share < 1:
-        lines.append(
-            f"- Mean of the weights before ({1 - trained.share:.0%}) and of this run, whose own "
-            "validation follows"
-        )
+        before = f"- Mean of the weights before ({1 - trained.share:.0%}) and of this run"
+        lines.append(f"{before}, whose own validation follows" if trained.scores else before)
     if not trained.scores:
-        return lines
+        return [*lines, "- This part has no validation scores of its own"]
     table = [f"| {name} | {value:.3f} |" for name, value in trained.scores.items()]
     return [*lines, "", "| validation while training | value |", "|---|---|", *table]
 

@@ -67,6 +67,10 @@ def export_tuned(
         f"{trained.recipe.optimisation.seed}, {trained.step} steps) on {persons[0]} persons of a "
         f"study, validated on {persons[1]}."
     )
+    calibrated = (
+        f"Its probabilities are calibrated as those of {released.manifest.name}: that was not "
+        "fitted again on the study."
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(base / ONNX_FILES["anatomy"], out / ONNX_FILES["anatomy"])
@@ -76,7 +80,8 @@ def export_tuned(
             "findings": trained.network,
         }
         write_safetensors(networks, out / TRAINABLE_FILE)
-        (out / CARD_FILE).write_text(_card_text(name, note, base), encoding="utf-8")
+        text = _card_text(name, f"{note} {calibrated}", base)
+        (out / CARD_FILE).write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror}; free space") from error
     scores = ", ".join(f"{name} {value:.3f}" for name, value in trained.scores.items())
@@ -84,6 +89,7 @@ def export_tuned(
         released.manifest.card,
         training_data=f"{released.manifest.card.training_data}; {note}",
         evaluation=f"on patches of the validating persons: {scores}" if scores else "none",
+        limits=f"{released.manifest.card.limits} {calibrated}",
     )
     return write_manifest(
         out,

@@ -61,6 +61,11 @@ class FindingsTask:
         texts = (self._sources.missing(step), self._validation.missing())
         return " and ".join(text for text in texts if text) or None
 
+    def no_validation(self) -> str | None:
+        """Say that there are no cases of the validation heads; None where there are."""
+        heads = ", ".join(map(str, self._recipe.validation_heads))
+        return None if self._validation.count else f"there are no cases of heads {heads}"
+
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Cross-entropy and Dice of the findings."""
         return findings_loss(logits[0], batch.targets[0], self._loss)

@@ -28,6 +28,7 @@ from deepmir.errors import ConfigError, TrainingError
 from deepmir.memory import keep_freed_memory
 from deepmir.model.unet import UNet, UNetSpec, spec_from_json, spec_to_json
 from deepmir.training.recipes import OptimisationConfig, Recipe, recipe_as_json, recipe_from_json
+from deepmir.training.resuming import changed_settings
 from deepmir.training.team import ALONE, Forward, Share, Team
 
 CHECKPOINT_NAME = "last.pt"
@@ -66,11 +67,14 @@ class Task(Protocol):
     def missing(self, step: int) -> str | None:
         """Say what a batch still waits for; None when it can be made."""
 
+    def no_validation(self) -> str | None:
+        """Say why there is nothing to validate on; None where there is."""
+
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Loss of a batch, float32; the logits are those of the levels, finest first."""
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
-        """Scores of a network on fixed validation samples."""
+        """Scores of a network on fixed validation samples; those that are not defined lack."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,20 +181,23 @@ def fit(
     TrainingError
         If the loss is no longer a number, memory or disk is full (the last checkpoint stays
         usable), there is no GPU where one is wanted, or the checkpoint in `out` belongs to
-        another network.
+        another network or recipe.
     ConfigError
         If neither the recipe nor the options say how many steps there are.
     """
     recipe, device = job.recipe, choose_device(options.device, team.share)
     steps = schedule_steps(recipe, options)
     _prepare_torch(options.threads)
-    with clear_endings(out):
+    with clear_endings(out, less_memory=_less_memory(recipe)):
         out.mkdir(parents=True, exist_ok=True)
-        state = start_state(job, out, device=device, resume=options.resume, team=team)
+        state = start_state(
+            job, out, device=device, resume=options.resume, team=team, told=progress
+        )
         books = _Books(job, out, steps, options, progress) if team.share.leads else None
         with StopRequest() as stop:
             where = f"{device}{_beside(team)}{_without_bf16(recipe, device)}"
             progress(f"{recipe.name}: step {state.step} of {steps} on {where}")
+            _say_if_unvalidated(job.task, progress)
             over = _over(stop, _Clock(options.minutes), team)
             while state.step < steps:
                 if not _wait_for_data(job.task, state.step, team=team, over=over, told=progress):
@@ -210,6 +217,12 @@ def fit(
 
 def _beside(team: Team) -> str:
     return f", {team.share.count} processes" if team.share.count > 1 else ""
+
+
+def _say_if_unvalidated(task: Task, told: Progress) -> None:
+    reason = task.no_validation()
+    if reason is not None:
+        told(f"no validation: {reason}")
 
 
 def _without_bf16(recipe: Recipe, device: torch.device) -> str:
@@ -241,6 +254,7 @@ class _Books:
     ) -> None:
         self._job, self._out, self._steps, self._progress = job, out, steps, progress
         self._log = RunLog(out, tensorboard=job.recipe.schedule.tensorboard)
+        self._validates = job.task.no_validation() is None
         self._saving = _Clock(options.minutes)
 
     def keep(self, state: TrainingState, seen: tuple[float, float], *, stopped: bool) -> None:
@@ -249,13 +263,16 @@ class _Books:
         self._log.add_step(state.step, seen[0], norm=seen[1])
         if state.step % recipe.schedule.log_every == 0:
             self._progress(self._log.write_steps(self._steps))
-        if state.step % recipe.schedule.validate_every == 0 or last:
-            device = next(state.network.parameters()).device
-            state.scores = validate(self._job.task, state, device)
-            keep_best(self._out, state, recipe)
-            self._progress(self._log.write_scores(state.step, state.scores))
+        if self._validates and (state.step % recipe.schedule.validate_every == 0 or last):
+            self._validate(state)
         if stopped or last or self._saving.checkpoint_due(state.step, recipe):
             self.save(state)
+
+    def _validate(self, state: TrainingState) -> None:
+        device = next(state.network.parameters()).device
+        state.scores = validate(self._job.task, state, device)
+        keep_best(self._out, state, self._job.recipe)
+        self._progress(self._log.write_scores(state.step, state.scores))
 
     def save(self, state: TrainingState) -> None:
         """Write the checkpoint."""
@@ -296,8 +313,13 @@ def schedule_steps(recipe: Recipe, options: RunOptions) -> int:
 
 
 @contextmanager
-def clear_endings(out: Path) -> Iterator[None]:
+def clear_endings(out: Path, *, less_memory: str = "take --device cpu") -> Iterator[None]:
     """Turn a full disk, too little memory and a killed helper into a message of what is left.
+
+    Parameters
+    ----------
+    less_memory : str
+        What to do where memory is too little.
 
     Raises
     ------
@@ -307,7 +329,7 @@ def clear_endings(out: Path) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise TrainingError(_no_memory(out)) from error
+        raise TrainingError(_no_memory(out, less_memory)) from error
     except BrokenExecutor as error:
         raise TrainingError(
             "a process that makes batches was ended from outside, perhaps for want of memory: ask "
@@ -317,7 +339,7 @@ def clear_endings(out: Path) -> Iterator[None]:
         # torch's CPU allocator has no error of its own
         if "allocate memory" not in str(error):
             raise
-        raise TrainingError(_no_memory(out)) from error
+        raise TrainingError(_no_memory(out, less_memory)) from error
     except OSError as error:
         raise TrainingError(
             f"cannot go on in {out}: {error.strerror or error}{_at(error.filename)}; "
@@ -325,11 +347,16 @@ def clear_endings(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _no_memory(out: Path) -> str:
-    return (
-        "out of memory: take a smaller optimisation.batch_size or a smaller patch in the recipe, "
-        f"or --device cpu; {_what_is_left(out)}"
-    )
+def _no_memory(out: Path, less_memory: str) -> str:
+    return f"out of memory: {less_memory}; {_what_is_left(out)}, and the same --out goes on"
+
+
+def _less_memory(recipe: Recipe) -> str:
+    """Say which settings take less memory; all of them may change when the run goes on."""
+    smaller = ""
+    if recipe.part == "findings":
+        smaller = "take a smaller optimisation.batch_size or findings.shape, or "
+    return f"{smaller}set optimisation.checkpointing = true in the recipe, or take --device cpu"
 
 
 def _at(filename: object) -> str:
@@ -388,8 +415,8 @@ def _check_finite(state: TrainingState, loss: float, norm: float) -> None:
     if not math.isfinite(loss) or state.unusable > UNUSABLE_STEPS_ALLOWED:
         raise TrainingError(
             f"the loss at step {state.step} is {loss} (gradient norm {norm}, {state.unusable} "
-            f"times in a row not finite); {CHECKPOINT_NAME} holds the last good weights: resume "
-            "with a lower learning rate"
+            f"times in a row not finite); {CHECKPOINT_NAME} holds the last good weights: with a "
+            "lower optimisation.learning_rate in the recipe the same --out goes on"
         )
 
 
@@ -447,18 +474,19 @@ def validate(task: Task, state: TrainingState, device: torch.device) -> dict[str
 
 
 def start_state(
-    job: Job, out: Path, *, device: torch.device, resume: bool, team: Team
+    job: Job, out: Path, *, device: torch.device, resume: bool, team: Team, told: Progress
 ) -> TrainingState:
     """State to begin with: of the checkpoint if there is one, else fresh.
 
     Raises
     ------
     TrainingError
-        If the checkpoint is damaged or belongs to another network.
+        If the checkpoint is damaged or belongs to another network or recipe.
     """
     recipe = job.recipe
     torch.manual_seed(recipe.optimisation.seed)
     network = job.task.build().to(device)
+    network.checkpointing = recipe.optimisation.checkpointing
     if device.type == "cuda" and network.spec.dimensions == 3:
         # half the time of a step (docs/training.md)
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -475,7 +503,9 @@ def start_state(
     checkpoint = out / CHECKPOINT_NAME
     found = resume and checkpoint.exists()
     if found:
-        load_checkpoint(checkpoint, state, recipe, device=device)
+        changed = load_checkpoint(checkpoint, state, recipe, device=device)
+        if changed:
+            told(f"goes on with {', '.join(changed)}")
     team.any(found)  # nobody writes before all have looked
     if not found and team.share.leads:
         for name in (BEST_NAME, BEST_RECORD_NAME):
@@ -568,13 +598,14 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, state: TrainingState, recipe: Recipe, *, device: torch.device
-) -> None:
-    """Fill `state` from a checkpoint.
+) -> tuple[str, ...]:
+    """Fill `state` from a checkpoint; list the settings that are others than it was trained with.
 
     Raises
     ------
     TrainingError
-        If the file is damaged, or its network or part is not the recipe's.
+        If the file is damaged, its network is not the recipe's, or what it was trained with
+        differs in more than :mod:`deepmir.training.resuming` allows.
     """
     stored = read_checkpoint(path)
     if stored.spec != recipe.network:
@@ -582,12 +613,15 @@ def load_checkpoint(
             f"{path} holds another network than recipe {recipe.name}; give a fresh output "
             "folder, or `--no-resume` to start anew in this one"
         )
+    began = f"the run in {path.parent} began with another recipe"
+    changed = changed_settings(stored.recipe, recipe, began=began)
     state.network.load_state_dict(stored.network)
     state.ema = {name: value.to(device) for name, value in stored.ema.items()}
     state.optimizer.load_state_dict(stored.optimizer)
     state.step, state.unusable = stored.step, stored.unusable
     state.scores = dict(stored.scores)
     torch.set_rng_state(stored.torch_rng)
+    return changed
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -678,6 +712,8 @@ class RunLog:
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> str:
         """Write validation scores; returns the line for people."""
+        if not scores:
+            return f"step {step}: no finding in the validation samples, so no score is defined"
         self._write(step, {f"validation/{name}": value for name, value in scores.items()})
         return f"step {step}: " + ", ".join(f"{n} {v:.3f}" for n, v in scores.items())
 

@@ -241,6 +241,11 @@ class FreshValidation:
         self._jobs, self._makers = jobs, makers
         self._asked: list[Future[None]] = []
 
+    @property
+    def count(self) -> int:
+        """How many cases there will be."""
+        return len(self._names)
+
     def names(self) -> tuple[str, ...]:
         """Names of the cases; waits for them.
 

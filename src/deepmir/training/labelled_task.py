@@ -79,6 +79,10 @@ class LabelledTask:
         """Say which cases are still being simulated; None when a step can be made."""
         return self._sources.missing(step)
 
+    def no_validation(self) -> str | None:
+        """Say that no person validates; None where some do."""
+        return None if self._validation else "no person validates"
+
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Cross-entropy and Dice of the findings that the study has labelled."""
         merged = merge_unlabelled(logits[0], self._labelled)

@@ -41,7 +41,11 @@ def patch_scores(
     device: torch.device,
     findings: Sequence[Finding] = tuple(Finding),
 ) -> Mapping[str, float]:
-    """Dice (``CMB``) and lesion-wise F1 (``CMB F1``) of each finding over fixed patches."""
+    """Dice (``CMB``) and lesion-wise F1 (``CMB F1``) of each finding over fixed patches.
+
+    Most patches lie round a finding or a mimic, so these figures compare steps of a run; those of
+    whole scans have another prevalence, and more places for false findings.
+    """
     overlap, size = np.zeros(4), np.zeros(4)
     scores: list[Score] = []
     for batch in batches:

@@ -46,6 +46,9 @@ class OptimisationConfig:
     bf16: bool = True
     """Run the network in bfloat16 where the device has it and autocast allows it; losses stay in
     float32."""
+    checkpointing: bool = False
+    """Keep the output of each level only and compute the rest again for the gradient: less
+    memory, a third more time, the same weights."""
     seed: int = Field(default=1, ge=0)
 
 

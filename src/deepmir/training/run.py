@@ -44,6 +44,7 @@ from deepmir.training.nnunet import NnunetNames, export_nnunet
 from deepmir.training.parallel import run_job
 from deepmir.training.patches import list_cases
 from deepmir.training.recipes import Recipe, recipe_as_dict, recipe_from_json, with_seed
+from deepmir.training.resuming import changed_settings
 from deepmir.training.sources import CaseBlocks, Mix, Mixture, Opener
 from deepmir.training.team import Share
 
@@ -229,9 +230,11 @@ def train_on_study(
         recipe=recipe, cases=cases, labelled=labelled, init=study.init, mixes=study.mixes
     )
     given = options or RunOptions()
-    _settle_recipe(recipe, out / RECIPE_NAME, resume=given.resume)
+    changed = _settle_recipe(recipe, out / RECIPE_NAME, resume=given.resume)
     if study.n_folds is None:
         return _train_once(experiment, out, weights, study=study, options=given, progress=progress)
+    if changed:
+        progress(f"folds that are not done go on with {', '.join(changed)}")
     summaries = [case.summary for case in cases.values()]
     plan = settle_plan(
         out / FOLDS_NAME, summaries, n_folds=study.n_folds or None, seed=recipe.optimisation.seed
@@ -242,24 +245,30 @@ def train_on_study(
     return cross_validate(experiment, plan, out, runs=runs, options=given, progress=progress)
 
 
-def _settle_recipe(recipe: Recipe, record: Path, *, resume: bool) -> None:
-    """Write the recipe down; refuse to go on with another one than the runs began with."""
-    # TensorBoard changes nothing that is learned
-    now = replace(recipe, schedule=replace(recipe.schedule, tensorboard=False))
-    if resume and record.exists() and _stored_recipe(record) != now:
-        raise TrainingError(
-            f"the runs in {record.parent} began with another recipe (see {record.name} there); "
-            "give a fresh --out, or --no-resume to start anew"
-        )
-    write_text(record, json.dumps(recipe_as_dict(now), indent=1) + "\n")
+def _settle_recipe(recipe: Recipe, record: Path, *, resume: bool) -> tuple[str, ...]:
+    """Write the recipe down, and list its settings that are others than the runs began with.
+
+    Raises
+    ------
+    TrainingError
+        If one of them makes other runs of them.
+    """
+    changed: tuple[str, ...] = ()
+    if resume and record.exists():
+        began = f"the runs in {record.parent} began with another recipe (see {record.name} there)"
+        changed = changed_settings(_stored_recipe(record, began), recipe, began=began)
+    write_text(record, json.dumps(recipe_as_dict(recipe), indent=1) + "\n")
+    return changed
 
 
-def _stored_recipe(record: Path) -> Recipe | None:
+def _stored_recipe(record: Path, began: str) -> Recipe:
     """Recipe that runs began with; settings that are newer than the runs have their defaults."""
     try:
         return recipe_from_json(record.read_text(encoding="utf-8"))
-    except ConfigError:
-        return None
+    except ConfigError as error:
+        raise TrainingError(
+            f"{began}: {error}; give a fresh --out, or --no-resume to start anew"
+        ) from error
 
 
 def _train_once(

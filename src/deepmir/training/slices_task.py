@@ -71,6 +71,10 @@ class SlicesTask:
         """Say that nothing is missing."""
         return None
 
+    def no_validation(self) -> str | None:
+        """Say that no person validates; None where some do."""
+        return None if self._validation else "no person validates"
+
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Loss of the paper, by the number of findings that are asked for."""
         single = self._recipe.slices.n_outputs == 1

@@ -55,6 +55,10 @@ class ValidationCases(Protocol):
     def folder(self) -> Path:
         """Folder of the cases."""
 
+    @property
+    def count(self) -> int:
+        """How many cases there are or will be."""
+
     def names(self) -> tuple[str, ...]:
         """Names of the cases; may wait until they are there."""
 
@@ -252,6 +256,11 @@ class FixedValidation:
 
     folder: Path
     found: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """How many cases there are."""
+        return len(self.found)
 
     def names(self) -> tuple[str, ...]:
         """Names of all cases."""
