@@ -54,10 +54,19 @@ def test_one_fold_alone_then_the_rest(run, words, paper, tmp_path):
 def test_another_recipe_does_not_go_on(run, words, paper, paper_text, tmp_path):
     stopped = ["--folds", 3, "--minutes", 0, "--quiet"]
     run("train", *paper, *words, *stopped)
-    (tmp_path / "paper.toml").write_text(paper_text.replace("0.01", "0.02"))
+    (tmp_path / "paper.toml").write_text(paper_text.replace("slices_per_epoch = 24", "slices_per_epoch = 16"))
     code, _, err = run("train", *paper, *words, *stopped)
     assert (code, "began with another recipe (see recipe.json there)" in err) == (2, True)
     assert run("train", *paper, *words, *stopped, "--no-resume")[0] == 0
+
+
+def test_a_lower_rate_goes_on_and_is_said(run, words, paper, paper_text, tmp_path):
+    stopped = ["--folds", 3, "--minutes", 0]
+    run("train", *paper, *words, *stopped)
+    (tmp_path / "paper.toml").write_text(paper_text.replace("0.01", "0.005"))
+    code, out, _ = run("train", *paper, *words, *stopped)
+    assert code == 0
+    assert "go on with optimisation.learning_rate = 0.005 (was 0.01)" in out
 
 
 def test_leave_one_out_with_two_seeds_stops_by_the_clock(run, words, paper):

@@ -48,7 +48,7 @@ class OptimisationConfig:
     float32."""
     checkpointing: bool = False
     """Keep the output of each level only and compute the rest again for the gradient: less
-    memory, a third more time, the same weights."""
+    memory, more time, the same weights."""
     seed: int = Field(default=1, ge=0)
 
 
