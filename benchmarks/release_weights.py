@@ -5,15 +5,19 @@
 Reads ``anatomy/last.pt`` and ``findings/last.pt`` under RUNS. A part that is not there is taken
 from the package's weights, and so are what it was trained on, and thresholds and calibration unless
 ``--thresholds`` names the JSON of benchmarks/choose_thresholds.py. ``--detection``, ``--semi-real``
-and ``--real`` take those of the other benchmarks: their figures go into the model card. Without
-RUNS the card alone is new.
+and ``--real`` take those of the other benchmarks: their figures go into the model card, several
+draws of ``--detection`` as one. Without RUNS the card alone is new.
 """
 
 import argparse
 import json
+import subprocess
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from deepmir.labels import Finding
 from deepmir.model.weights import ONNX_FILES, RELEASED, Calibration, Part, load_weights
@@ -31,7 +35,7 @@ def main() -> None:
     runs = {} if options.runs is None else checkpoints_under(options.runs)
     base = RELEASED if len(runs) < len(ONNX_FILES) or options.share < 1 else None
     notes = ReleaseNotes(
-        code_version=version("deepmir"),
+        code_version=code_version(),
         data=options.data or (load_weights(base).manifest.card.training_data if base else DATA),
         thresholds=thresholds_of(options.thresholds),
         calibration=calibration_of(options.thresholds),
@@ -51,8 +55,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--thresholds", type=Path)
-    parser.add_argument("--detection", type=Path)
-    parser.add_argument("--semi-real", type=Path)
+    parser.add_argument("--detection", type=Path, nargs="*", default=[])
+    parser.add_argument("--semi-real", type=Path, nargs="*", default=[])
     parser.add_argument("--real", type=Path, nargs="*", default=[])
     parser.add_argument(
         "--share",
@@ -92,36 +96,54 @@ def calibration_of(path: Path | None) -> dict[str, dict[str, Calibration]]:
     }
 
 
+def code_version() -> str:
+    """Version of the package, and the commit that the export was made at."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(  # noqa: S603 - a fixed command
+        git, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return f"{version('deepmir')} (commit {commit})" if commit else version("deepmir")
+
+
 def figures_of(options: argparse.Namespace) -> dict[str, float]:
     """Figures measured after training, by name."""
     figures: dict[str, float] = {}
-    for what, path in (
+    for what, paths in (
         ("test heads", options.detection),
         ("inserted into real maps", options.semi_real),
     ):
-        results = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-        for subset, result in results.items():
-            if "derived" in result:
-                figures |= detection_figures(f"{what}, {subset}", result)
+        draws = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        for subset in dict.fromkeys(name for draw in draws for name in draw):
+            results = [draw[subset] for draw in draws if subset in draw]
+            if isinstance(results[0], dict) and "score" in results[0]:
+                figures |= pooled_figures(f"{what}, {subset}", results)
     for path in options.real:
         for row in json.loads(path.read_text(encoding="utf-8")):
             figures |= real_figures(row)
     return figures
 
 
-def detection_figures(
-    name: str, result: dict[str, dict[str, dict[str, float]]]
-) -> dict[str, float]:
-    """Figures of one subset of contrasts of benchmarks/detection.py; undefined ones left out."""
-    wanted = ("sensitivity", "precision", "false_per_person_without")
-    found = {
-        f"{name}, {finding} {key}": derived[key]
-        for finding, derived in result["derived"].items()
-        for key in wanted
-        if derived[key] is not None
+def pooled_figures(name: str, results: list[dict[str, Any]]) -> dict[str, float]:
+    """Figures of some draws of persons as of one; what has no denominator is left out."""
+    figures: dict[str, float] = {}
+    for finding in Finding:
+        rows = [one["score"][finding.name.lower()] for one in results]
+        n = {key: sum(row[key] for row in rows) for key in rows[0]}
+        shares = {
+            "sensitivity": (n["n_detected"], n["n_reference"]),
+            "precision": (n["n_correct"], n["n_predicted"] - n["n_ignored"]),
+            "false on a person without": (n["n_false_without"], n["n_persons_without"]),
+        }
+        what = f"{name}, {finding.name} ({n['n_reference']} there)"
+        figures |= {f"{what}, {key}": a / b for key, (a, b) in shares.items() if b}
+    regions = results[0].get("region_dice", {})
+    weights = [one["score"]["cmb"]["n_persons"] for one in results]
+    return figures | {
+        f"{name}, Dice {region}": float(
+            np.average([one["region_dice"][region] for one in results], weights=weights)
+        )
+        for region in regions
     }
-    dice = result.get("region_dice", {})
-    return found | {f"{name}, Dice {region}": x for region, x in dice.items()}
 
 
 def real_figures(row: dict[str, dict[str, float]]) -> dict[str, float]:
