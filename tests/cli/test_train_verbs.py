@@ -54,7 +54,8 @@ def test_one_fold_alone_then_the_rest(run, words, paper, tmp_path):
 def test_another_recipe_does_not_go_on(run, words, paper, paper_text, tmp_path):
     stopped = ["--folds", 3, "--minutes", 0, "--quiet"]
     run("train", *paper, *words, *stopped)
-    (tmp_path / "paper.toml").write_text(paper_text.replace("slices_per_epoch = 24", "slices_per_epoch = 16"))
+    other = paper_text.replace("slices_per_epoch = 24", "slices_per_epoch = 16")
+    (tmp_path / "paper.toml").write_text(other)
     code, _, err = run("train", *paper, *words, *stopped)
     assert (code, "began with another recipe (see recipe.json there)" in err) == (2, True)
     assert run("train", *paper, *words, *stopped, "--no-resume")[0] == 0
