@@ -101,7 +101,9 @@ def finding_log_odds(
 ) -> tuple[FloatMap, tuple[slice, slice, slice]]:
     """Log odds (3, I, J, K) of each finding as the network gives them, and their native box.
 
-    Minus infinity outside the brain.
+    Minus infinity outside the brain. With SWI and Chimap the network sees every window once more
+    without SWI, and where the Chimap has a value the mean counts: what SWI shows of veins makes
+    false microbleeds, and hides true ones that touch them.
 
     Parameters
     ----------
@@ -116,15 +118,25 @@ def finding_log_odds(
     plan = plan_grid(prepared.grid)
     box = bounding_box(prepared.brain_mask, margin=_margin(plan))
     mask = prepared.brain_mask[box]
-    softened = predict_windows(
-        open_network(weights, "findings", config.segment),
-        findings_input(prepared, box, plan),
-        window=weights.manifest.inputs.findings_window,
-        overlap=config.segment.overlap,
-        where=to_findings_grid(mask.astype(np.float32), plan) > 0,
-        progress=lambda share: progress("segment", share),
-    )
-    found = to_native_grid(softened, plan, mask.shape)
+    channels = findings_input(prepared, box, plan)
+    both = prepared.present[1] and prepared.present[2]
+    views = [channels, without_swi(channels)] if both else [channels]
+    softened = [
+        predict_windows(
+            open_network(weights, "findings", config.segment),
+            view,
+            window=weights.manifest.inputs.findings_window,
+            overlap=config.segment.overlap,
+            where=to_findings_grid(mask.astype(np.float32), plan) > 0,
+            progress=lambda share, done=done: progress("segment", (done + share) / len(views)),
+        )
+        for done, view in enumerate(views)
+    ]
+    found = to_native_grid(softened[0], plan, mask.shape)
+    if both:
+        within = ~beyond_chimap(prepared.channels[2][box], prepared.present)
+        found[:, within] += to_native_grid(softened[1], plan, mask.shape)[:, within]
+        found[:, within] /= 2
     if not prepared.present[2]:
         found = without_calcification(found)
     found *= mask
@@ -172,6 +184,13 @@ def findings_input(
     for index, present in enumerate(prepared.present):
         stack[3 + index] = present
     return stack
+
+
+def without_swi(channels: FloatMap) -> FloatMap:
+    """Input of the findings part as if there were no SWI, in a copy."""
+    view = channels.copy()
+    view[1] = view[4] = 0
+    return view
 
 
 def to_findings_grid(image: FloatMap, plan: FindingsGrid) -> FloatMap:
