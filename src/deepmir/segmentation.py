@@ -19,6 +19,8 @@ from deepmir.labels import Finding
 from deepmir.model.predict import (
     SOFTENING,
     WINDOW_MULTIPLE,
+    Network,
+    Window,
     bounding_box,
     log_odds,
     open_network,
@@ -101,9 +103,7 @@ def finding_log_odds(
 ) -> tuple[FloatMap, tuple[slice, slice, slice]]:
     """Log odds (3, I, J, K) of each finding as the network gives them, and their native box.
 
-    Minus infinity outside the brain. With SWI and Chimap the network sees every window once more
-    without SWI, and where the Chimap has a value the mean counts: what SWI shows of veins makes
-    false microbleeds, and hides true ones that touch them.
+    Minus infinity outside the brain.
 
     Parameters
     ----------
@@ -118,25 +118,15 @@ def finding_log_odds(
     plan = plan_grid(prepared.grid)
     box = bounding_box(prepared.brain_mask, margin=_margin(plan))
     mask = prepared.brain_mask[box]
-    channels = findings_input(prepared, box, plan)
-    both = prepared.present[1] and prepared.present[2]
-    views = [channels, without_swi(channels)] if both else [channels]
-    softened = [
-        predict_windows(
-            open_network(weights, "findings", config.segment),
-            view,
-            window=weights.manifest.inputs.findings_window,
-            overlap=config.segment.overlap,
-            where=to_findings_grid(mask.astype(np.float32), plan) > 0,
-            progress=lambda share, done=done: progress("segment", (done + share) / len(views)),
-        )
-        for done, view in enumerate(views)
-    ]
-    found = to_native_grid(softened[0], plan, mask.shape)
-    if both:
-        within = ~beyond_chimap(prepared.channels[2][box], prepared.present)
-        found[:, within] += to_native_grid(softened[1], plan, mask.shape)[:, within]
-        found[:, within] /= 2
+    softened = predict_findings(
+        open_network(weights, "findings", config.segment),
+        findings_input(prepared, box, plan),
+        window=weights.manifest.inputs.findings_window,
+        overlap=config.segment.overlap,
+        where=to_findings_grid(mask.astype(np.float32), plan) > 0,
+        progress=lambda share: progress("segment", share),
+    )
+    found = to_native_grid(softened, plan, mask.shape)
     if not prepared.present[2]:
         found = without_calcification(found)
     found *= mask
@@ -186,8 +176,54 @@ def findings_input(
     return stack
 
 
-def without_swi(channels: FloatMap) -> FloatMap:
-    """Input of the findings part as if there were no SWI, in a copy."""
+def predict_findings(
+    network: Network,
+    channels: FloatMap,
+    *,
+    window: Window,
+    overlap: float,
+    where: BoolMap,
+    progress: Callable[[float], None] = lambda _: None,
+) -> FloatMap:
+    """Softened probabilities (4, I, J, K) of background and findings, on the findings part's grid.
+
+    With SWI and Chimap the network sees every window once more without SWI, and where the Chimap
+    has a value the mean counts: veins, which SWI shows best, make false microbleeds.
+
+    Parameters
+    ----------
+    network
+        The findings part.
+    channels : (8, I, J, K) array
+        As :func:`findings_input` gives them.
+    window, overlap, where, progress
+        As :func:`deepmir.model.predict.predict_windows` takes them.
+
+    Raises
+    ------
+    GeometryError
+        If `where` is empty or not on the grid of `channels`.
+    """
+    both = bool(channels[4].any() and channels[5].any())
+    views = [channels, _without_swi(channels)] if both else [channels]
+    softened = [
+        predict_windows(
+            network,
+            view,
+            window=window,
+            overlap=overlap,
+            where=where,
+            progress=lambda share, done=done: progress((done + share) / len(views)),
+        )
+        for done, view in enumerate(views)
+    ]
+    if both:
+        within = channels[2] != 0
+        softened[0][:, within] = (softened[0][:, within] + softened[1][:, within]) / 2
+    return softened[0]
+
+
+def _without_swi(channels: FloatMap) -> FloatMap:
     view = channels.copy()
     view[1] = view[4] = 0
     return view
