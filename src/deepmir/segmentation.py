@@ -213,7 +213,7 @@ def predict_findings(
             window=window,
             overlap=overlap,
             where=where,
-            progress=lambda share, done=done: progress((done + share) / len(views)),
+            progress=_part_of(progress, done, len(views)),
         )
         for done, view in enumerate(views)
     ]
@@ -221,6 +221,10 @@ def predict_findings(
         within = channels[2] != 0
         softened[0][:, within] = (softened[0][:, within] + softened[1][:, within]) / 2
     return softened[0]
+
+
+def _part_of(progress: Callable[[float], None], done: int, parts: int) -> Callable[[float], None]:
+    return lambda share: progress((done + share) / parts)
 
 
 def _without_swi(channels: FloatMap) -> FloatMap:
