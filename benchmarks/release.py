@@ -9,7 +9,7 @@ r"""The release in one command that goes on where it stopped: data, training, th
     findings    recipe release-findings-hard, likewise
     mined       what this network gets wrong on the training cases (mine_false_findings.py)
     second      recipe release-findings-hard once more, with those places
-    validation  cases of heads 13 and 14
+    validation  whole persons of heads 13 and 14                   (detection.py)
     chosen      thresholds and calibration on these                (choose_thresholds.py)
     weights     the folder to put in the package's place, if the other benchmarks say it is better
 
@@ -40,12 +40,9 @@ from deepmir.training.export import ReleaseNotes, export_release
 from deepmir.training.recipes import read_recipe
 from deepmir.training.run import Mix, RunOptions, train
 from release_data import (
-    FIRST_VALIDATION,
-    N_VALIDATION,
     TRAIN_HEADS,
     TRAIN_SEED,
     VALIDATION_HEADS,
-    VALIDATION_SEED,
     finished_anatomy,
 )
 from release_weights import calibration_of, thresholds_of
@@ -123,11 +120,17 @@ def make_cases(options: argparse.Namespace, deadline: float) -> bool:
 
 
 def make_validation(options: argparse.Namespace, deadline: float) -> bool:
-    """Make the validation cases likewise."""
-    numbers = range(FIRST_VALIDATION, FIRST_VALIDATION + N_VALIDATION)
-    return simulate(
-        options, deadline, heads=VALIDATION_HEADS, numbers=numbers, seed=VALIDATION_SEED
-    )
+    """Simulate the persons that thresholds are chosen on."""
+    if time.monotonic() > deadline - LAST_MINUTE_S:
+        return False
+    for head in VALIDATION_HEADS:
+        anatomy_of(options, head)
+    call(
+        "detection.py", "--anatomies", options.out / "data" / "anatomies",
+        "--out", options.out / "validation", "--persons", "12", "--seed", "91000",
+        "--heads", *map(str, VALIDATION_HEADS), "--protocol", "random", "--simulate-only",
+    )  # fmt: skip
+    return True
 
 
 def simulate(
@@ -190,7 +193,8 @@ def mine(options: argparse.Namespace, deadline: float) -> bool:
     if time.monotonic() > deadline - LAST_MINUTE_S:
         return False
     export(options, options.out / "mined", findings="findings")
-    call("mine_false_findings.py", options, weights=options.out / "mined")
+    cases = options.out / "data" / "cases"
+    call("mine_false_findings.py", "--cases", cases, "--weights", options.out / "mined")
     return True
 
 
@@ -206,8 +210,12 @@ def choose(options: argparse.Namespace, deadline: float) -> bool:
         return False
     folder = options.out / "chosen"
     export(options, folder, findings="second")
+    persons = options.out / "validation" / "scans"
     semi_real = [] if options.semi_real is None else ["--semi-real", options.semi_real]
-    call("choose_thresholds.py", options, "--out", folder, *semi_real, weights=folder)
+    call(
+        "choose_thresholds.py", "--persons", persons, "--weights", folder, "--out", folder,
+        "--subsets", "swi+Chimap", "swi", "Chimap", *semi_real,
+    )  # fmt: skip
     return True
 
 
@@ -234,11 +242,9 @@ def export(
     export_release(checkpoints, out, notes)
 
 
-def call(program: str, options: argparse.Namespace, *more: str | Path, weights: Path) -> None:
-    """Run another benchmark on the training data."""
-    cases = options.out / "data" / "cases"
-    command = [sys.executable, HERE / program, "--cases", cases, "--weights", weights, *more]
-    subprocess.run(command, check=True)  # noqa: S603
+def call(program: str, *words: str | Path) -> None:
+    """Run another benchmark."""
+    subprocess.run([sys.executable, HERE / program, *words], check=True)  # noqa: S603
 
 
 STAGES: dict[str, Callable[[argparse.Namespace, float], bool]] = {

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from deepmir.cli import main
+from deepmir.training.fit import FitResult
 
 FAST = "[preprocess]\nbias_correction = false\nregister_t2w = false\n"
 
@@ -141,3 +142,25 @@ def test_a_study_of_too_few_heads_is_refused(run, words):
     code, _, err = run("study", *words[:cases], *words[cases + 2 :], "--group-by", "nobody")
     assert code == 2
     assert "no participants.tsv" in err
+
+
+def test_release_of_anatomies_trains_both_parts_in_turn(run, tmp_path, monkeypatch):
+    asked = []
+
+    def no_training(anatomy, findings, data, out, **_):
+        asked.extend([anatomy, findings, data])
+        return FitResult(0, 1, out / "anatomy" / "last.pt", {})
+
+    monkeypatch.setattr("deepmir.cli.train.training_of_both_parts", lambda: no_training)
+    (tmp_path / "heads").mkdir()
+    words = ["--data", tmp_path / "heads", "--out", tmp_path / "out", "--seed", 7]
+    code, out, _ = run("train", "--recipe", "release", *words)
+    assert (code, out.startswith("step 0 of 1, stopped")) == (0, True)
+    assert [one.part for one in asked[:2]] == ["anatomy", "findings"]
+    assert {one.optimisation.seed for one in asked[:2]} == {7}
+
+
+def test_release_on_persons_is_the_findings_part(run, words, tmp_path):
+    code, _, err = run("train", "--recipe", "release", *words, "--folds", 3, "--minutes", 0)
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "out" / "recipe.json").read_text())["name"] == "release-findings"

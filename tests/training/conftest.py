@@ -1,10 +1,14 @@
 """A folder of tiny cases and tiny anatomies."""
 
+import importlib.util
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deepmir.simulation.anatomy import save_anatomy
 from deepmir.training.anatomy_samples import fold_head
 from deepmir.training.patches import open_case
 
@@ -84,4 +88,25 @@ def anatomies(tmp_path):
             brain=brain,
             affine=np.eye(4),
         )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_anatomies(tmp_path_factory):
+    """Heads 1 (trains) and 13 (validates), half the size of the made-up head."""
+    path = Path(__file__).parents[1] / "simulation" / "phantom_head.py"
+    spec = importlib.util.spec_from_file_location("phantom_head", path)
+    phantom_head = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(phantom_head)
+    whole, every_other = phantom_head.phantom_anatomy(), (slice(None, None, 2),) * 3
+    folder = tmp_path_factory.mktemp("anatomies")
+    for number in (1, 13):
+        small = replace(
+            whole,
+            labels=whole.labels[every_other],
+            regions=whole.regions[every_other],
+            brain=whole.brain[every_other],
+            name=f"head_{number:02d}",
+        )
+        save_anatomy(small, folder / f"head_{number:02d}.npz")
     return folder

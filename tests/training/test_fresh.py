@@ -1,6 +1,5 @@
 """Cases that are simulated while a run trains: a schedule of the step alone, bounded, resumable."""
 
-import importlib.util
 import os
 import signal
 import time
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 from deepmir.errors import ConfigError, InputError, TrainingError
-from deepmir.simulation.anatomy import save_anatomy
 from deepmir.simulation.cases import CaseJob
 from deepmir.training.fit import CHECKPOINT_NAME, RunOptions, read_checkpoint
 from deepmir.training.fresh import (
@@ -230,27 +228,6 @@ def test_closing_ends_what_is_half_made(tmp_path):
     makers.close()
     assert all(one.done() or one.cancelled() for one in asked)
     assert not list(tmp_path.glob("case-*"))
-
-
-@pytest.fixture(scope="session")
-def tiny_anatomies(tmp_path_factory):
-    """Heads 1 (trains) and 13 (validates), half the size of the made-up head."""
-    path = Path(__file__).parents[1] / "simulation" / "phantom_head.py"
-    spec = importlib.util.spec_from_file_location("phantom_head", path)
-    phantom_head = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(phantom_head)
-    whole, every_other = phantom_head.phantom_anatomy(), (slice(None, None, 2),) * 3
-    folder = tmp_path_factory.mktemp("anatomies")
-    for number in (1, 13):
-        small = replace(
-            whole,
-            labels=whole.labels[every_other],
-            regions=whole.regions[every_other],
-            brain=whole.brain[every_other],
-            name=f"head_{number:02d}",
-        )
-        save_anatomy(small, folder / f"head_{number:02d}.npz")
-    return folder
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """``deepmir train``: train a network by a recipe, or go on where it stopped."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from deepmir.errors import ConfigError, MissingPartError
 
 if TYPE_CHECKING:
     from deepmir.labels import Finding
+    from deepmir.training.fit import FitResult
 
 EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
@@ -18,6 +20,7 @@ EXAMPLES = (
     "deepmir train --recipe paper-multi --data study --out runs/paper --folds 5\n\n"
     "deepmir train --recipe paper-multi --data study --out runs/paper --folds 5 --fold 2\n\n"
     "deepmir train --recipe my_recipe.toml --data study --out runs/mine --folds loo\n\n"
+    "deepmir train --recipe release --data anatomies --out runs/release --minutes 60\n\n"
     "deepmir train --recipe release-findings --data cases --out runs/findings --minutes 60\n\n"
     "deepmir train --recipe release-findings --data anatomies --out runs/fresh --workers 12\n\n"
     "deepmir train --recipe paper-multi --data study --out runs/paper --folds 5 --devices 4\n\n"
@@ -26,14 +29,21 @@ EXAMPLES = (
 )
 
 
+_RELEASE = "release"
+_PARTS_OF_RELEASE = ("release-anatomy", "release-findings")
+_OF_PERSONS = {_RELEASE: "release-findings"}
+"""Labelled scans have no regions of the head to learn: the anatomy part stays as it is."""
+
+
 def run(
     *,
     recipe: Annotated[
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="`fine-tune`, `paper-multi`, `paper-single`, `release-findings`, "
-            "`release-anatomy`, or a TOML file with a recipe.",
+            help="`release` (of anatomies both parts, one after the other), `release-findings`, "
+            "`release-anatomy`, `fine-tune`, `paper-multi`, `paper-single`, or a TOML file with a "
+            "recipe.",
         ),
     ],
     data: Annotated[
@@ -154,7 +164,9 @@ def run(
     by --folds with a label map of every person from a network that never saw that person.
     """
     recipes, training = training_part()
-    plan = _with_tensorboard(recipes.read_recipe(recipe), tensorboard)
+    both_parts = recipe == _RELEASE and not training.is_bids(data)
+    names = _PARTS_OF_RELEASE if both_parts else (_OF_PERSONS.get(recipe, recipe),)
+    plans = [_with_tensorboard(recipes.read_recipe(name), tensorboard) for name in names]
     how = training.RunOptions(
         minutes=minutes,
         steps=steps,
@@ -171,10 +183,9 @@ def run(
     if not training.is_bids(data):
         _refuse_folds(folds, data)
         one_seed = _one_seed(seed or [])
-        seeded = plan if one_seed is None else recipes.with_seed(plan, one_seed)
-        result = training.train(
-            seeded, data, out, init=start, mixes=mixes, options=how, progress=progress
-        )
+        seeded = [plan if one_seed is None else recipes.with_seed(plan, one_seed) for plan in plans]
+        train = training_of_both_parts() if both_parts else training.train
+        result = train(*seeded, data, out, init=start, mixes=mixes, options=how, progress=progress)
     else:
         study = training.StudyOptions(
             n_folds=_fold_count(folds, fold),
@@ -194,7 +205,7 @@ def run(
             labelled=_findings(labelled),
         )
         result = training.train_on_study(
-            plan, choice, out, study=study, options=how, progress=progress
+            plans[0], choice, out, study=study, options=how, progress=progress
         )
     print(training.ending_text(result, out))
 
@@ -278,6 +289,13 @@ def training_part() -> tuple[ModuleType, ModuleType]:
             f"training needs {error.name}, which is not installed: pip install 'deepmir[train]'"
         ) from error
     return recipes, training
+
+
+def training_of_both_parts() -> Callable[..., "FitResult"]:
+    """Import the function that trains one part after the other."""
+    from deepmir.training.release import train_release
+
+    return train_release
 
 
 def _print_line(line: str) -> None:
