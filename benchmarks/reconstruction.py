@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -94,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         methods = {name: METHODS[name] for name in (given.methods or METHODS)}
         figures = {name: Figures() for name in methods}
         for number, head in enumerate(heads):
-            scan_and_measure(simulate(head, seed=given.seed + number), methods, figures)
+            counts = replace(COUNTS, calcification=given.calcifications)
+            scan = simulate(head, seed=given.seed + number, counts=counts)
+            scan_and_measure(scan, methods, figures)
         record = {name: summary(one) | {"raw": asdict(one)} for name, one in figures.items()}
         print_table(figures)
         target = given.out / "reconstruction.json"
@@ -105,11 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # ---- accuracy --------------------------------------------------------------
 
 
-def simulate(head: Path | None, *, seed: int) -> Scan:
+def simulate(head: Path | None, *, seed: int, counts: Counts = COUNTS) -> Scan:
     """Scan one head with many deposits."""
     rng = np.random.default_rng(seed)
     protocol, variation = mesa_like(), sample_variation(rng)
-    scene = build_scene(open_anatomy(head), protocol, variation, COUNTS, rng)
+    scene = build_scene(open_anatomy(head), protocol, variation, counts, rng)
     return Scan(acquire(scene, protocol, rng), tuple(scene.deposits))
 
 
@@ -325,6 +327,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSON")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="some of them only")
+    parser.add_argument(
+        "--calcifications",
+        type=int,
+        default=COUNTS.calcification,
+        help="in each head; about a third of them lie wholly inside the maps and count",
+    )
     parser.add_argument("--speed", action="store_true", help="time and memory instead")
     parser.add_argument("--cores", type=int, default=2)
     return parser.parse_args(arguments)

@@ -10,6 +10,7 @@ from deepmir.model.losses import (
     IGNORE,
     FindingsLoss,
     anatomy_loss,
+    coarser_findings,
     findings_loss,
     multi_class_loss,
     single_class_loss,
@@ -77,6 +78,16 @@ def test_ignored_voxels_do_not_count(target):
     changed[0, :, 1] = 7.0 * torch.arange(4)[:, None, None]
     both = [float(findings_loss(x, target, FindingsLoss())) for x in (logits, changed)]
     assert both[0] == pytest.approx(both[1])
+
+
+def test_a_coarser_level_keeps_the_finding_of_a_single_voxel():
+    target = torch.zeros(1, 4, 4, 2, dtype=torch.uint8)
+    target[0, 1, 1, 0], target[0, 0, 0, 1] = 2, IGNORE
+    target[0, 3, 0, 0] = IGNORE
+    coarser = coarser_findings(target, (2, 2, 2))
+    assert coarser.dtype == target.dtype
+    assert coarser.squeeze().tolist() == [[2, 0], [IGNORE, 0]]
+    assert torch.equal(coarser_findings(target, (1, 1, 1)), target)
 
 
 def test_all_ignored_is_zero_with_a_gradient():

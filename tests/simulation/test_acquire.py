@@ -13,7 +13,7 @@ from deepmir.simulation.ageing import Ageing, perivascular_spaces
 from deepmir.simulation.lesions import Counts
 from deepmir.simulation.protocol import mesa_like
 from deepmir.simulation.scene import Variation, build_scene
-from deepmir.simulation.vessels import SINUS
+from deepmir.simulation.vessels import SINUS, VesselParameters, grow_arteries, rasterize
 
 _SPEC = importlib.util.spec_from_file_location(
     "phantom_head", Path(__file__).with_name("phantom_head.py")
@@ -150,6 +150,38 @@ def test_perivascular_spaces_are_bright_on_t2w_and_hardly_turn_phase(scene, plai
     assert brighter.min() > -0.3 * brighter.max()
     turn = np.angle(other.echoes.signals[0] * np.conj(plain.echoes.signals[0]))[plain.brain]
     assert np.percentile(np.abs(turn), 99) < 0.3
+
+
+def test_arteries_are_bright_on_gradient_echoes_and_dark_on_t2w(scene, plain):
+    thick, rng = VesselParameters(scale=4.0), np.random.default_rng(3)
+    arteries = grow_arteries(scene.labels, scene.brain, thick, rng)
+    other = scan(replace(scene, arteries=arteries))
+    i, j, k, _ = np.linalg.solve(scene.affine, other.affine[:, 3])
+    share = rasterize(arteries, other.brain.shape, PROTOCOL.spacing_mm, (i, j, k))
+    inside, away = (share > 0.5) & other.brain, share == 0
+    echoes = [np.abs(each.echoes.signals[0]) for each in (plain, other)]
+    assert inside.sum() > 50
+    assert np.median(echoes[1][inside] / echoes[0][inside]) > 1.2
+    assert np.median(other.t2w[inside] / plain.t2w[inside]) < 0.6
+    assert np.allclose(other.t2w[away].mean(), plain.t2w[away].mean(), rtol=0.01)
+
+
+def test_arteries_come_with_detailed_people_and_leave_their_veins_as_they_were():
+    none = Counts(cmb=0, iron=0, calcification=0, mixed=0)
+    with_arteries, without = (
+        build_scene(
+            phantom_head.phantom_anatomy(),
+            replace(PROTOCOL, detailed_people=detailed),
+            STILL,
+            none,
+            np.random.default_rng(0),
+        )
+        for detailed in (True, False)
+    )
+    assert len(with_arteries.arteries) > 100
+    assert without.arteries == []
+    for one, other in zip(with_arteries.veins, without.veins, strict=True):
+        assert np.array_equal(one.points_mm, other.points_mm)
 
 
 def test_sinuses_hold_the_blood_of_the_veins(plain):

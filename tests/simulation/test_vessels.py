@@ -9,8 +9,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from deepmir.simulation.vessels import (
+    ARTERY,
     STEP_MM,
     VesselParameters,
+    grow_arteries,
     grow_veins,
     rasterize,
     sample_parameters,
@@ -104,6 +106,22 @@ def test_people_differ_in_how_rich_in_veins_they_are():
     assert min(one.scale for one in drawn) < 1 < max(one.scale for one in drawn)
 
 
-def test_a_head_without_brain_has_no_veins():
+def test_arteries_lead_from_the_cortex_to_those_of_the_label_map(head):
+    labels = head.labels.copy()
+    i, j = labels.shape[0] // 2, labels.shape[1] // 2
+    low = int(np.argwhere(head.brain[i, j])[0, 0])
+    labels[i - 5 : i + 6, j - 5 : j + 6, low - 4 : low + 2] = ARTERY
+    arteries = grow_arteries(labels, head.brain, PLAIN, np.random.default_rng(5))
+    assert len(arteries) > 300
+    longest = arteries[0]
+    assert labels[tuple(np.round(longest.points_mm[-1]).astype(int))] == ARTERY
+    assert longest.radius_mm[-1] > 2 * longest.radius_mm[0]
+    deep = np.isin(head.labels, (10, 49, 12, 51))
+    fraction = rasterize(arteries, labels.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    assert fraction[ndimage.binary_erosion(deep, iterations=3)].max() < 0.1
+
+
+def test_a_head_without_brain_has_no_vessels():
     nothing = np.zeros((12, 14, 10), np.uint16)
-    assert grow_veins(nothing, nothing > 0, PLAIN, np.random.default_rng(0)) == []
+    for grow in (grow_veins, grow_arteries):
+        assert grow(nothing, nothing > 0, PLAIN, np.random.default_rng(0)) == []

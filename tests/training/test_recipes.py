@@ -88,6 +88,7 @@ learning_rate = 0.1
         ("out_channels = 3", "out_channels = 1", "out_channels is 1, wanted 3"),
         ("epochs = 5", "", "either optimisation.steps or optimisation.epochs"),
         ("epochs = 5", "epochs = 5\nsteps = 5", "either optimisation.steps or"),
+        ("[optim", "supervised_levels = 1\n[optim", "the slices part has one output"),
         ("[optim", "[slices]\nsize = 255\n[optim", "slices.size is 255, wanted a multiple of 2"),
         ("[optim", "[slices]\ninputs = ['CT']\n[optim", r"slices.inputs.0 = 'CT'"),
         ("[optim", "[slices]\ncolour = 1\n[optim", "unknown setting slices.colour"),

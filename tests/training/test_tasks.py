@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from deepmir.errors import ConfigError, InputError, TrainingError
 from deepmir.model.anatomy_input import N_CLASSES
+from deepmir.model.losses import FindingsLoss, coarser_findings, findings_loss
 from deepmir.model.unet import UNetSpec, anatomy_spec
 from deepmir.training.anatomy_task import (
     AnatomyCases,
@@ -126,6 +127,22 @@ def test_findings_train_stop_and_resume_to_the_same_weights(cases, tmp_path):
     assert all(torch.equal(one.ema[name], other.ema[name]) for name in one.ema)
     recorded = json.loads((tmp_path / "parts" / BLOCKS_NAME).read_text())
     assert recorded["0"] == ["case-00000", "case-00001"]
+
+
+def test_a_supervised_coarser_level_counts_half(cases, tmp_path):
+    task = open_task(cases, tmp_path)
+    try:
+        batch = task.batch(0)
+        logits = torch.zeros(len(batch.inputs), 4, *batch.inputs.shape[2:])
+        coarser = logits[:, :, ::2, ::2].clone()
+        coarser[:, 0] = 3.0
+        one, both = task.loss((logits,), batch), task.loss((logits, coarser), batch)
+        alone = findings_loss(
+            coarser, coarser_findings(batch.targets[0], (2, 2, 1)), FindingsLoss()
+        )
+    finally:
+        task.close()
+    assert both == pytest.approx((float(one) + float(alone) / 2) / 1.5, rel=1e-6)
 
 
 def test_no_case_of_the_heads_is_refused_before_training(cases, tmp_path):

@@ -42,6 +42,22 @@ def findings_loss(logits: Tensor, target: Tensor, parts: FindingsLoss) -> Tensor
     return ce + parts.dice_weight * _dice_loss(log_p.exp(), classes, first=1)
 
 
+def coarser_findings(target: Tensor, step: tuple[int, int, int]) -> Tensor:
+    """Target of a coarser level: what blocks of `step` voxels hold of findings.
+
+    A finding of a single voxel fills its block, and an ignored voxel comes before background: with
+    the most frequent label of a block, microbleeds would be gone from the second level on.
+
+    Parameters
+    ----------
+    target : (B, I, J, K) integer tensor
+        0 background, 1 to 3 findings, 255 ignored; I, J, K multiples of `step`.
+    """
+    ranks = torch.where(target == IGNORE, 0.5, target.float())
+    greatest = functional.max_pool3d(ranks[:, None], kernel_size=step, stride=step)[:, 0]
+    return torch.where(greatest == 0.5, IGNORE, greatest).to(target.dtype)
+
+
 def anatomy_loss(logits: Tensor, target: Tensor, *, right: Tensor, paired: Tensor) -> Tensor:
     """Cross-entropy and Dice of the anatomical classes plus the side of the body.
 

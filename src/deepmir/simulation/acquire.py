@@ -37,7 +37,7 @@ from deepmir.simulation.tissue import (
     structure_ppm,
     texture,
 )
-from deepmir.simulation.vessels import SINUS, Vessel, rasterize
+from deepmir.simulation.vessels import ARTERY, SINUS, Vessel, rasterize
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 FINE_SLICE_MM = 0.8
@@ -45,6 +45,7 @@ _SHIMMED = (2, 3, 41, 42, 10, 49, 16)
 _CSF = 24
 BORDER_VOXELS = 6
 SLAB_SLICES = 8  # simulated at a time
+_FLOW_VOID = np.float32(0.7)  # share of the T2w signal that flowing blood loses
 FRINGE_RAD = 0.8  # filtered phase above this darkens SWI by two thirds
 _EXTRACRANIAL = (0, 506, 507, 508, 509, 511, 512, 515, 516, 530)
 
@@ -270,11 +271,12 @@ def _fine_maps(
     amplitude = lookup(scene.labels, per_label)
     amplitude *= 1 + texture(shape, rng, correlation_voxels=1.0, amplitude=0.03)
     maps = _FineMaps(_to_fine(amplitude, grid), _to_fine(r2star, grid), chi)
-    if scene.spaces:
-        spaces = _fine_fraction(scene.spaces, grid)
-        maps.chi_ppm[...] *= 1 - spaces
-        maps.r2star_hz[...] += spaces * (tissue.r2star_hz[_CSF] - maps.r2star_hz)
-        maps.amplitude[...] += spaces * (per_label[_CSF] - maps.amplitude)
+    for tubes, label in ((scene.spaces, _CSF), (scene.arteries, ARTERY)):
+        if tubes:
+            share = _fine_fraction(tubes, grid)
+            maps.chi_ppm[...] += share * (tissue.chi_ppm[label] - maps.chi_ppm)
+            maps.r2star_hz[...] += share * (tissue.r2star_hz[label] - maps.r2star_hz)
+            maps.amplitude[...] += share * (per_label[label] - maps.amplitude)
     return maps
 
 
@@ -584,6 +586,9 @@ def _t2w(
         amplitude += spaces * (
             float(np.percentile(amplitude[scene.labels == _CSF], 75)) - amplitude
         )
+    if scene.arteries:
+        arteries = rasterize(scene.arteries, shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+        amplitude *= 1 - _FLOW_VOID * arteries
     if grid is None:
         return amplitude
     if protocol.t2w_slice_mm > 1:
@@ -596,7 +601,7 @@ def _t2w(
 
 def _t2w_darkening(vein_fraction: FloatMap, effects: tuple[DepositEffect | None, ...]) -> FloatMap:
     """Share of the T2w signal that flow voids in veins and deposits leave, on the scan's grid."""
-    left = 1 - np.float32(0.7) * np.minimum(vein_fraction, 1)
+    left = 1 - _FLOW_VOID * np.minimum(vein_fraction, 1)
     for effect in effects:
         if effect is not None:
             left[effect.block] *= effect.spin_echo_factor

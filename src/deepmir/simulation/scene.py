@@ -24,7 +24,14 @@ from deepmir.simulation.ageing import (
 from deepmir.simulation.anatomy import Anatomy
 from deepmir.simulation.lesions import Counts, Deposit, sample_deposits
 from deepmir.simulation.protocol import Protocol
-from deepmir.simulation.vessels import Vessel, VesselParameters, grow_veins, sample_parameters
+from deepmir.simulation.vessels import (
+    ARTERY,
+    Vessel,
+    VesselParameters,
+    grow_arteries,
+    grow_veins,
+    sample_parameters,
+)
 from deepmir.volume import BoolMap, FloatMap, IntMap
 
 MARGIN_MM = 8
@@ -62,6 +69,7 @@ class Scene:
     coarse_origin_mm: tuple[float, float, float]  # its voxel (0,0,0) in the 1 mm grid's frame
     vessels: VesselParameters
     veins: list[Vessel]
+    arteries: list[Vessel]
     deposits: list[Deposit]
     spaces: list[Vessel]  # perivascular, filled with CSF
     variation: Variation
@@ -119,6 +127,10 @@ def build_scene(
     vessels = sample_parameters(rng)
     veins = grow_veins(labels, brain.astype(bool), vessels, rng)
     deposits = sample_deposits(labels, counts, rng, veins=veins)
+    arteries: list[Vessel] = []
+    if protocol.detailed_people:
+        own = np.random.default_rng([variation.seed, ARTERY])
+        arteries = grow_arteries(labels, brain.astype(bool), vessels, own)
     labels, spaces = _aged(labels, variation.ageing, rng)
     return Scene(
         labels=labels,
@@ -130,6 +142,7 @@ def build_scene(
         coarse_origin_mm=(float(offset[0]), float(offset[1]), float(offset[2])),
         vessels=vessels,
         veins=veins,
+        arteries=arteries,
         deposits=deposits,
         spaces=spaces,
         variation=variation,

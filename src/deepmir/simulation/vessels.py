@@ -1,15 +1,17 @@
-"""Venous trees: what microbleeds are confused with.
+"""Trees of veins, which microbleeds are confused with, and of arteries.
 
     label map ──▶ speed of each voxel ──fast marching──▶ time to the sink
         starts ──steepest descent──▶ paths that join ──▶ vessels, wider with every one that joins
 
-Two trees. The superficial one drains cortex and sulci along the pial surface into the dural
+Two venous trees. The superficial one drains cortex and sulci along the pial surface into the dural
 sinuses; the deep one drains white matter and deep nuclei to the ventricle wall and around the
-brain stem into the vein of Galen. A path that meets another goes on with it, so every vein starts
-as a venule, grows by what joins it (Murray's law, about r³ = Σ r³) and ends in another vein or
-its sink: none ends bluntly, and short ones are thin. A short thick piece of vein on its own is a
-microbleed to any reader, and no brain has such pieces. Diameters 0.2 to 2.2 mm, the widest where
-the deep veins meet (Lee 1970; Okudera 1999).
+brain stem into the vein of Galen. One arterial tree, grown against its flow, leads from the cortex
+along the pial surface to the arteries that the label map has at the base of the brain. A path that
+meets another goes on with it, so every vessel starts thin, grows by what joins it (Murray's law,
+about r³ = Σ r³) and ends in another one or its sink: none ends bluntly, and short ones are thin. A
+short thick piece of vein on its own is a microbleed to any reader, and no brain has such pieces.
+Diameters of veins 0.2 to 2.2 mm, the widest where the deep veins meet (Lee 1970; Okudera 1999); of
+arteries 0.3 to 2.6 mm.
 """
 
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ _STEM = (16, 28, 60)
 _VENTRICLES = (4, 43)
 _LIQUOR = (*_VENTRICLES, 5, 44, 14, 15, 24)
 SINUS = 514
+ARTERY = 502
 _MURRAY = 0.28
 """Power of the number of venules that gives the radius; 1/3 where r³ adds up exactly."""
 _LONGEST_MM = 300
@@ -40,10 +43,11 @@ _NEVER = 1e6  # a time that no path takes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VesselParameters:
-    """What is drawn once per person: venules of each tree, and the properties of all veins."""
+    """What is drawn once per person: where each tree begins how often, and how vessels run."""
 
     superficial: int = 5000
     deep: int = 1000
+    arterial: int = 700
     tortuosity: float = 0.5
     """Spread of the logarithm of speed: paths go round what is slow."""
     scale: float = 1.0  # of all diameters
@@ -51,7 +55,7 @@ class VesselParameters:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Vessel:
-    """One vein: its centre line and the radius along it."""
+    """One vein or artery: its centre line and the radius along it."""
 
     points_mm: Points  # (n, 3)
     radius_mm: FloatMap  # (n,)
@@ -59,12 +63,12 @@ class Vessel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Territory:
-    """What one tree drains: how fast a path may go, where it begins and where it ends."""
+    """Where one tree grows: how fast a path may go, where it begins and where it ends."""
 
-    speed: FloatMap  # (I, J, K), 0 where no vein may run
+    speed: FloatMap  # (I, J, K), 0 where no vessel may run
     starts: BoolMap
     sink: BoolMap
-    venule_mm: float  # radius where a vein begins
+    thinnest_mm: float  # radius where a vessel begins
     widest_mm: float  # and the greatest that one reaches
 
 
@@ -74,6 +78,7 @@ def sample_parameters(rng: np.random.Generator) -> VesselParameters:
     return VesselParameters(
         superficial=round(5000 * rich * rng.uniform(0.7, 1.3)),
         deep=round(1000 * rich * rng.uniform(0.5, 1.5)),
+        arterial=round(700 * rich),
         tortuosity=float(rng.uniform(0.3, 0.8)),
         scale=float(rng.uniform(0.8, 1.3)),
     )
@@ -97,6 +102,23 @@ def grow_veins(
         *_tree(_superficial(labels, brain), parameters.superficial, parameters, rng),
         *_tree(_deep(labels, brain), parameters.deep, parameters, rng),
     ]
+
+
+def grow_arteries(
+    labels: IntMap, brain: BoolMap, parameters: VesselParameters, rng: np.random.Generator
+) -> list[Vessel]:
+    """Grow the arteries of the cortex on a 1 mm label map, each from its thin end.
+
+    They end in the arteries that the label map has (502), or where these would be.
+
+    Parameters
+    ----------
+    labels, brain : (I, J, K) arrays
+        As :func:`grow_veins` takes them.
+    """
+    if not brain.any():
+        return []
+    return _tree(_arterial(labels, brain), parameters.arterial, parameters, rng)
 
 
 def rasterize(
@@ -166,16 +188,14 @@ def _resample(vessels: list[Vessel], step_mm: float) -> tuple[Points, FloatMap]:
 
 def _superficial(labels: IntMap, brain: BoolMap) -> _Territory:
     """Cortex and sulci: fast along the pial surface, slow through cortex and to the sinuses."""
-    tissue = brain & (labels > 0) & (labels < 500) & ~np.isin(labels, _LIQUOR)
-    pial = _signed_distance_mm(ndimage.binary_closing(tissue, iterations=1))
+    pial, gray = _pial_distance_mm(labels, brain), np.isin(labels, _GRAY)
     sink = _sinus_or_midline(labels, brain)
-    gray = np.isin(labels, _GRAY)
     speed = np.where(gray & (pial > -4), np.float32(0.35), np.float32(0))
     speed[(pial > 1.5) & (pial < 12)] = 0.15
     speed[np.abs(pial - 0.3) < 1.2] = 1
     speed[np.isin(labels, _VENTRICLES)] = 0
     speed[sink] = 1
-    return _Territory(speed, gray & brain & (pial > -3.5), sink, venule_mm=0.23, widest_mm=0.7)
+    return _Territory(speed, gray & brain & (pial > -3.5), sink, thinnest_mm=0.23, widest_mm=0.7)
 
 
 def _deep(labels: IntMap, brain: BoolMap) -> _Territory:
@@ -191,7 +211,20 @@ def _deep(labels: IntMap, brain: BoolMap) -> _Territory:
     speed[sink] = 1
     starts = (white & (ventricle > 3) & (ventricle < 30)) | (nuclei & (ventricle < 20))
     starts |= brain & (np.abs(stem - 2.0) < 1.0)
-    return _Territory(speed, starts, sink, venule_mm=0.15, widest_mm=1.1)
+    return _Territory(speed, starts, sink, thinnest_mm=0.15, widest_mm=1.1)
+
+
+def _arterial(labels: IntMap, brain: BoolMap) -> _Territory:
+    """Cortex and sulci: along the pial surface to the base of the brain, through the cisterns."""
+    pial, gray = _pial_distance_mm(labels, brain), np.isin(labels, _GRAY)
+    sink = _circle_of_willis(labels, brain)
+    speed = np.where(gray & (pial > -2), np.float32(0.2), np.float32(0))
+    speed[(pial > 1.5) & (pial < 12)] = 0.3
+    speed[np.abs(pial - 0.7) < 1.2] = 1
+    speed[np.isin(labels, _VENTRICLES)] = 0
+    speed[ndimage.binary_dilation(sink, iterations=12) & brain & (speed == 0)] = 0.1
+    speed[sink] = 1
+    return _Territory(speed, gray & brain & (pial > -2), sink, thinnest_mm=0.15, widest_mm=1.3)
 
 
 # ---- trees -----------------------------------------------------------------------------------
@@ -207,7 +240,7 @@ def _tree(
         return []
     paths = _descend(time, rng.choice(starts, size=min(venules, len(starts)), replace=False))
     venules_at = np.bincount(np.concatenate(paths), minlength=time.size)
-    radius = territory.venule_mm * parameters.scale * venules_at.astype(np.float32) ** _MURRAY
+    radius = territory.thinnest_mm * parameters.scale * venules_at.astype(np.float32) ** _MURRAY
     return _joined_vessels(paths, np.minimum(radius, territory.widest_mm), time.shape)
 
 
@@ -298,6 +331,12 @@ def _resampled(points: Points, radius_mm: FloatMap) -> Vessel:
     return Vessel(line.astype(np.float32), np.interp(at, along, radius_mm).astype(np.float32))
 
 
+def _pial_distance_mm(labels: IntMap, brain: BoolMap) -> FloatMap:
+    """Distance from the brain's surface, sulci included; negative inside."""
+    tissue = brain & (labels > 0) & (labels < 500) & ~np.isin(labels, _LIQUOR)
+    return _signed_distance_mm(ndimage.binary_closing(tissue, iterations=1))
+
+
 def _signed_distance_mm(mask: BoolMap) -> FloatMap:
     outside = ndimage.distance_transform_edt(~mask)
     inside = ndimage.distance_transform_edt(mask)
@@ -321,12 +360,26 @@ def _sinus_or_midline(labels: IntMap, brain: BoolMap) -> BoolMap:
 
 def _galen(labels: IntMap, brain: BoolMap) -> BoolMap:
     """Return the point behind and above the thalami where the deep veins meet."""
+    return _beside_thalami(labels, brain, percentile=2, forward_mm=-2, up_mm=3)
+
+
+def _circle_of_willis(labels: IntMap, brain: BoolMap) -> BoolMap:
+    """Arteries where the label map has them, else the point in front of and below the thalami."""
+    arteries = labels == ARTERY
+    if arteries.sum() > 500:
+        return np.asarray(arteries)
+    return _beside_thalami(labels, brain, percentile=98, forward_mm=6, up_mm=-18)
+
+
+def _beside_thalami(
+    labels: IntMap, brain: BoolMap, *, percentile: float, forward_mm: float, up_mm: float
+) -> BoolMap:
+    """Return one voxel in the middle, so far from the thalami's end that a percentile gives."""
     thalami = np.argwhere(np.isin(labels, (10, 49)))
     point = np.zeros_like(brain)
     if len(thalami) == 0:
         thalami = np.argwhere(brain)
-    centre = thalami.mean(axis=0)
-    back = np.percentile(thalami[:, 1], 2)
-    at = np.round([centre[0], back - 2, centre[2] + 3]).astype(int)
+    centre, end = thalami.mean(axis=0), np.percentile(thalami[:, 1], percentile)
+    at = np.round([centre[0], end + forward_mm, centre[2] + up_mm]).astype(int)
     point[tuple(np.clip(at, 0, np.array(brain.shape) - 1))] = True
     return point

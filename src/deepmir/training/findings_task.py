@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepmir.model.losses import FindingsLoss, findings_loss
+from deepmir.model.losses import FindingsLoss, coarser_findings, findings_loss
 from deepmir.model.unet import UNet, build_findings_network
 from deepmir.training.fit import Batch
 from deepmir.training.lesion_scores import patch_scores
@@ -67,8 +68,14 @@ class FindingsTask:
         return None if self._validation.count else f"there are no cases of heads {heads}"
 
     def loss(self, logits: tuple[Tensor, ...], batch: Batch) -> Tensor:
-        """Cross-entropy and Dice of the findings."""
-        return findings_loss(logits[0], batch.targets[0], self._loss)
+        """Cross-entropy and Dice of the findings; a supervised coarser level counts half."""
+        steps = np.cumprod(self._recipe.network.strides, axis=0)
+        shares = [1 / 2**level for level in range(len(logits))]
+        total = torch.zeros((), device=logits[0].device)
+        for here, (i, j, k), share in zip(logits, steps.tolist(), shares, strict=False):
+            target = coarser_findings(batch.targets[0], (i, j, k))
+            total = total + share * findings_loss(here, target, self._loss)
+        return cast(Tensor, total / sum(shares))
 
     def validate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Dice and lesion-wise F1 over fixed patches of the validation heads; empty without any."""

@@ -111,8 +111,8 @@ def check_shareable(recipe: Recipe, count: int) -> None:
         )
     if recipe.network.supervised_levels:
         raise ConfigError(
-            "network.supervised_levels is for the anatomy part; set it to 0 to train on several "
-            "devices"
+            "the outputs of coarser levels are not shared between devices; set "
+            "network.supervised_levels to 0, or take --devices 1"
         )
 
 

@@ -178,6 +178,8 @@ def _slices_complaints(recipe: Recipe) -> Iterator[str]:
             f"network.out_channels is {network.out_channels}, wanted {slices.n_outputs} for "
             f"{slices.findings}: one for one finding, else the background's too"
         )
+    if network.supervised_levels:
+        yield "the slices part has one output: set network.supervised_levels = 0"
     if any(slices.size % step for step in network.multiple):
         yield f"slices.size is {slices.size}, wanted a multiple of {network.multiple[0]}"
 
