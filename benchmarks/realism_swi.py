@@ -14,6 +14,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ SWI = SwiSettings(echo=2, phase="unwrapped", filter_size=64.0)
 PERCENTILES = (0.1, 0.5, 1, 2, 5, 25, 75, 95, 99)
 LEAST_BRAIN = 0.98
 N_BLOCKS = 60
+N_SHOWN, PROJECTED = 6, 8
 
 ComplexMap = npt.NDArray[np.complexfloating]
 
@@ -43,6 +45,8 @@ def main() -> None:
     made = simulated_blocks(options.anatomies / f"head_{options.head:02d}.npz", options.seed)
     rows = np.array([percentiles(block) for block in made])
     print(markdown(real, rows))
+    if options.picture:
+        draw([real_block(options.shared / "gre_7t_block"), *made[: N_SHOWN - 1]], options.picture)
     options.out.mkdir(parents=True, exist_ok=True)
     result = {"percentiles": PERCENTILES, "real": real.tolist(), "simulated": rows.tolist()}
     (options.out / "realism_swi.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -54,6 +58,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--anatomies", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--head", type=int, default=1)
     parser.add_argument("--seed", type=int, default=700)
     return parser.parse_args()
@@ -129,8 +134,28 @@ def cut_blocks(scan: Acquisition, rng: np.random.Generator) -> list[list[Complex
 
 def percentiles(echoes: GradientEchoes) -> npt.NDArray[np.float64]:
     """Percentiles of the SWI over its median; three voxels at the block's edge are left out."""
+    return np.asarray(np.percentile(relative_swi(echoes), PERCENTILES))
+
+
+def relative_swi(echoes: GradientEchoes) -> npt.NDArray[np.float32]:
+    """SWI over its median, without the three outermost voxels."""
     swi = reconstruct_swi(echoes, SWI)[3:-3, 3:-3, 3:-3]
-    return np.asarray(np.percentile(swi / np.median(swi), PERCENTILES))
+    return np.asarray(swi / np.median(swi))
+
+
+def draw(blocks: list[GradientEchoes], path: Path) -> None:
+    """Draw a slice, and the minimum of some slices, of the real block and of simulated ones."""
+    figure, axes = plt.subplots(2, len(blocks), figsize=(2 * len(blocks), 4.2))
+    for number, (column, block) in enumerate(zip(axes.T, blocks, strict=True)):
+        swi = relative_swi(block)
+        middle = swi.shape[2] // 2
+        projection = swi[..., middle : middle + PROJECTED].min(axis=2)
+        for axis, image in zip(column, (swi[..., middle], projection), strict=True):
+            axis.imshow(image.T, origin="lower", cmap="gray", vmin=0, vmax=1.4)
+            axis.axis("off")
+        column[0].set_title("real" if number == 0 else "simulated")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
 
 
 def markdown(real: npt.NDArray[np.float64], made: npt.NDArray[np.float64]) -> str:
