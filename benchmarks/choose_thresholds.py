@@ -288,21 +288,14 @@ def without_chi(subset: str) -> str:
 
 
 def best_threshold(found: Found, pairs: dict[tuple[str, Finding], Pair], finding: Finding) -> float:
-    """Threshold of the best mean F1 over the subsets that tell the finding.
-
-    SWI and Chimap together count twice: they stand for those with T2w as well.
-    """
+    """Threshold of the best mean F1 over the subsets that tell the finding."""
     usual = USUAL_PER_PERSON[finding]
     rows = [
-        (joined(of_subset[finding]), pairs[subset, finding], 2 if "swi+Chimap" in subset else 1)
+        (joined(of_subset[finding]), pairs[subset, finding])
         for subset, of_subset in found.items()
         if tells(subset, finding)
     ]
-    weights = [weight for *_, weight in rows]
-    f1 = [
-        np.average([row.usual_f1(pair, t, usual) for row, pair, _ in rows], weights=weights)
-        for t in THRESHOLDS
-    ]
+    f1 = [np.mean([row.usual_f1(pair, t, usual) for row, pair in rows]) for t in THRESHOLDS]
     return THRESHOLDS[int(np.argmax(f1))]
 
 

@@ -12,7 +12,7 @@ from deepmir.config import Config, PreprocessConfig, SegmentConfig
 from deepmir.errors import ConfigError
 from deepmir.geometry import Grid
 from deepmir.labels import Finding
-from deepmir.model.predict import SOFTENING, log_odds, softmax
+from deepmir.model.predict import SOFTENING, log_odds
 from deepmir.model.weights import Calibration, load_weights
 from deepmir.preprocessing.run import prepare
 from deepmir.segmentation import (
@@ -241,33 +241,3 @@ def test_beyond_the_chimap_only_what_the_other_contrasts_tell_counts():
     assert both[CALCIFICATION - 1].ravel() == pytest.approx(special.expit([1, 1]))
     alone = certainty_of(odds, calibrations, (False, False, True), chi=chi)
     assert alone == pytest.approx(special.expit(odds))
-
-
-def test_with_swi_and_chimap_the_view_without_swi_counts_where_the_chimap_has_a_value(
-    person, weights, monkeypatch
-):
-    seen = []
-
-    def microbleed_by_swi(batch):  # log odds of about 8 with SWI, -8 without
-        seen.append((bool(batch[0, 4].any()), bool(batch[0, 1].any())))
-        logits = np.zeros((1, 4, *batch.shape[2:]), np.float32)
-        logits[:, 1] = 8 if seen[-1][0] else -8
-        return logits
-
-    monkeypatch.setattr("deepmir.segmentation.open_network", lambda *_: microbleed_by_swi)
-    prepared = prepare(person.only(SWI, CHIMAP), weights, CONFIG)
-    chi = prepared.channels[2].copy()
-    chi[chi == 0] = 0.01
-    chi[: chi.shape[0] // 2] = 0
-    prepared = replace(prepared, channels=(*prepared.channels[:2], chi))
-    odds, box = finding_log_odds(prepared, weights, CONFIG)
-    assert set(seen) == {(True, True), (False, False)}
-    mask, beyond = prepared.brain_mask[box], chi[box] == 0
-    views = [softmax(np.array([0, logit, 0, 0], np.float32) / SOFTENING) for logit in (8.0, -8.0)]
-    with_swi, mean = log_odds(views[0])[0], log_odds(np.mean(views, axis=0))[0]
-    assert odds[0][mask & beyond] == pytest.approx(with_swi, abs=1e-3)
-    assert odds[0][mask & ~beyond] == pytest.approx(mean, abs=1e-3)
-    assert mean < with_swi - 4
-    seen.clear()
-    finding_log_odds(prepare(person.only(SWI), weights, CONFIG), weights, CONFIG)
-    assert set(seen) == {(True, True)}

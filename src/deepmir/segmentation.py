@@ -19,8 +19,6 @@ from deepmir.labels import Finding
 from deepmir.model.predict import (
     SOFTENING,
     WINDOW_MULTIPLE,
-    Network,
-    Window,
     bounding_box,
     log_odds,
     open_network,
@@ -118,7 +116,7 @@ def finding_log_odds(
     plan = plan_grid(prepared.grid)
     box = bounding_box(prepared.brain_mask, margin=_margin(plan))
     mask = prepared.brain_mask[box]
-    softened = predict_findings(
+    softened = predict_windows(
         open_network(weights, "findings", config.segment),
         findings_input(prepared, box, plan),
         window=weights.manifest.inputs.findings_window,
@@ -174,63 +172,6 @@ def findings_input(
     for index, present in enumerate(prepared.present):
         stack[3 + index] = present
     return stack
-
-
-def predict_findings(
-    network: Network,
-    channels: FloatMap,
-    *,
-    window: Window,
-    overlap: float,
-    where: BoolMap,
-    progress: Callable[[float], None] = lambda _: None,
-) -> FloatMap:
-    """Softened probabilities (4, I, J, K) of background and findings, on the findings part's grid.
-
-    With SWI and Chimap the network sees every window once more without SWI, and where the Chimap
-    has a value the mean counts: veins, which SWI shows best, make false microbleeds.
-
-    Parameters
-    ----------
-    network
-        The findings part.
-    channels : (8, I, J, K) array
-        As :func:`findings_input` gives them.
-    window, overlap, where, progress
-        As :func:`deepmir.model.predict.predict_windows` takes them.
-
-    Raises
-    ------
-    GeometryError
-        If `where` is empty or not on the grid of `channels`.
-    """
-    both = bool(channels[4].any() and channels[5].any())
-    views = [channels, _without_swi(channels)] if both else [channels]
-    softened = [
-        predict_windows(
-            network,
-            view,
-            window=window,
-            overlap=overlap,
-            where=where,
-            progress=_part_of(progress, done, len(views)),
-        )
-        for done, view in enumerate(views)
-    ]
-    if both:
-        within = channels[2] != 0
-        softened[0][:, within] = (softened[0][:, within] + softened[1][:, within]) / 2
-    return softened[0]
-
-
-def _part_of(progress: Callable[[float], None], done: int, parts: int) -> Callable[[float], None]:
-    return lambda share: progress((done + share) / parts)
-
-
-def _without_swi(channels: FloatMap) -> FloatMap:
-    view = channels.copy()
-    view[1] = view[4] = 0
-    return view
 
 
 def to_findings_grid(image: FloatMap, plan: FindingsGrid) -> FloatMap:

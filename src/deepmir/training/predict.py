@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from deepmir.model.predict import Network
+from deepmir.model.predict import Network, predict_windows
 from deepmir.model.weights import NetworkInputs
-from deepmir.segmentation import predict_findings, without_calcification
+from deepmir.segmentation import without_calcification
 from deepmir.training.patches import Case, basal_ganglia_of, open_case
 from deepmir.training.slices import (
     SliceCase,
@@ -62,7 +62,7 @@ def predict_patches(network: Network, folder: Path, *, present: Present) -> Floa
     """
     case = open_case(folder)
     brain = np.asarray(case.brain) > 0
-    softened = predict_findings(
+    softened = predict_windows(
         network,
         findings_channels(case, folder, present),
         window=WINDOW,
