@@ -38,10 +38,12 @@ def main() -> None:
     """Simulate one person, print and write what it took."""
     options = read_options()
     anatomy = load_anatomy(options.anatomy) if options.anatomy else built_in_anatomy()
-    protocol = replace(mesa_like(), name="speed", spacing_mm=SPACING_MM)
+    protocol = replace(mesa_like(), name="speed", spacing_mm=SPACING_MM, detailed_people=True)
     rng = np.random.default_rng(options.seed)
     clock = Clock()
-    scene = build_scene(anatomy, protocol, sample_variation(rng), realistic_counts(rng), rng)
+    scene = build_scene(
+        anatomy, protocol, sample_variation(rng, signs_of_age=True), realistic_counts(rng), rng
+    )
     clock.lap("scene")
     scan = acquire(scene, protocol, rng)
     clock.lap("scan")
