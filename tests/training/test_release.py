@@ -25,25 +25,7 @@ warmup_steps = 0
 [schedule]
 prefetch = 1
 """
-FINDINGS = """
-name = "tiny-findings"
-part = "findings"
-[network]
-in_channels = 8
-out_channels = 4
-filters = [2, 2]
-strides = [[1, 1, 1], [2, 2, 1]]
-kernels = [[3, 3, 3], [3, 3, 3]]
-norm = "batch"
-[optimisation]
-steps = 1
-batch_size = 2
-learning_rate = 0.01
-warmup_steps = 0
-[schedule]
-prefetch = 1
-[findings]
-shape = [8, 8, 4]
+FRESH = """
 [fresh]
 cases = 1
 first_cases = 1
@@ -52,8 +34,9 @@ validation_cases = 1
 
 
 @pytest.mark.slow
-def test_both_parts_train_in_turn_and_end_as_weights(tiny_anatomies, tmp_path):
-    recipes = [parse_recipe(text, origin="test") for text in (ANATOMY, FINDINGS)]
+def test_both_parts_train_in_turn_and_end_as_weights(tiny_anatomies, patch_text, tmp_path):
+    findings = patch_text.replace("shape = [16, 16, 4]", "shape = [8, 8, 4]") + FRESH
+    recipes = [parse_recipe(text, origin="test") for text in (ANATOMY, findings)]
     out, said = tmp_path / "mine", []
     stopped = train_release(*recipes, tiny_anatomies, out, options=RunOptions(minutes=0))
     assert (stopped.finished, stopped.checkpoint) == (False, out / "anatomy" / "last.pt")
