@@ -6,6 +6,7 @@ r"""The release in one command that goes on where it stopped: data, training, th
     cases       training cases of heads 1 to 12
     anatomy     recipe release-anatomy, from the weights that the package holds; half of its
                 samples are made of the cases
+    nuclei      recipe release-nuclei, on the cases as this anatomy part sees them
     findings    recipe release-findings-hard, likewise
     mined       what this network gets wrong on the training cases (mine_false_findings.py)
     second      recipe release-findings-hard once more, with those places
@@ -34,9 +35,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from deepmir.model.weights import RELEASED
+from deepmir.model.weights import MANIFEST_FILE, RELEASED, Part
 from deepmir.simulation.cases import write_cases
 from deepmir.training.export import ReleaseNotes, export_release
+from deepmir.training.fit import CHECKPOINT_NAME
 from deepmir.training.recipes import read_recipe
 from deepmir.training.run import Mix, RunOptions, train
 from release_data import (
@@ -149,24 +151,29 @@ def simulate(
     return True
 
 
-def run_training(
-    options: argparse.Namespace, deadline: float, *, name: str, recipe: str, init: Path
+def run_training(  # noqa: PLR0913 - one keyword for each thing that the parts differ by
+    options: argparse.Namespace,
+    deadline: float,
+    *,
+    name: str,
+    recipe: str,
+    init: Path,
+    data: str,
+    mix: tuple[str, float] = ("", 0.0),
+    steps: int | None = None,
 ) -> bool:
     """Train one part until its schedule ends or the time is over."""
-    wanted = read_recipe(recipe)
-    is_anatomy = wanted.part == "anatomy"
-    anatomies, cases = options.out / "data" / "anatomies", options.out / "data" / "cases"
-    data, beside = (anatomies, cases) if is_anatomy else (cases, anatomies)
-    share = options.case_share if is_anatomy else options.fresh
+    folder = options.out / "data"
+    beside, share = mix
     result = train(
-        wanted,
-        data,
+        read_recipe(recipe),
+        folder / data,
         options.out / name,
         init=init,
-        mixes=(Mix(beside, share),) if share > 0 else (),
+        mixes=(Mix(folder / beside, share),) if share > 0 else (),
         options=RunOptions(
             minutes=max((deadline - time.monotonic() - LAST_MINUTE_S) / 60, 0.1),
-            steps=options.anatomy_steps if is_anatomy else options.findings_steps,
+            steps=steps,
             threads=options.threads,
             workers=options.workers,
             makers=options.makers,
@@ -178,14 +185,31 @@ def run_training(
 
 def train_anatomy(options: argparse.Namespace, deadline: float) -> bool:
     """Train the coarse part."""
-    recipe = options.anatomy_recipe
-    return run_training(options, deadline, name="anatomy", recipe=recipe, init=RELEASED)
+    return run_training(
+        options, deadline, name="anatomy", recipe=options.anatomy_recipe, init=RELEASED,
+        data="anatomies", mix=("cases", options.case_share), steps=options.anatomy_steps,
+    )  # fmt: skip
 
 
-def train_findings(options: argparse.Namespace, deadline: float) -> bool:
+def train_nuclei(options: argparse.Namespace, deadline: float) -> bool:
+    """Train the outlines of the nuclei, on boxes cut where the anatomy part finds them."""
+    base = options.out / "nuclei" / "base"
+    if not (base / MANIFEST_FILE).exists():
+        checkpoint = options.out / "anatomy" / CHECKPOINT_NAME
+        export_release({"anatomy": checkpoint}, base, ReleaseNotes(), base=RELEASED)
+    return run_training(
+        options, deadline, name="nuclei", recipe="release-nuclei", init=base, data="cases"
+    )
+
+
+def train_findings(
+    options: argparse.Namespace, deadline: float, *, name: str = "findings", init: Path = RELEASED
+) -> bool:
     """Train the fine part."""
-    recipe = options.findings_recipe
-    return run_training(options, deadline, name="findings", recipe=recipe, init=RELEASED)
+    return run_training(
+        options, deadline, name=name, recipe=options.findings_recipe, init=init,
+        data="cases", mix=("anatomies", options.fresh), steps=options.findings_steps,
+    )  # fmt: skip
 
 
 def mine(options: argparse.Namespace, deadline: float) -> bool:
@@ -200,8 +224,7 @@ def mine(options: argparse.Namespace, deadline: float) -> bool:
 
 def train_second(options: argparse.Namespace, deadline: float) -> bool:
     """Train the fine part once more, from the first look's weights."""
-    first, recipe = options.out / "mined", options.findings_recipe
-    return run_training(options, deadline, name="second", recipe=recipe, init=first)
+    return train_findings(options, deadline, name="second", init=options.out / "mined")
 
 
 def choose(options: argparse.Namespace, deadline: float) -> bool:
@@ -235,11 +258,10 @@ def export(
         thresholds=thresholds_of(chosen),
         calibration=calibration_of(chosen),
     )
-    checkpoints = {
-        "anatomy": options.out / "anatomy" / "last.pt",
-        "findings": options.out / findings / "last.pt",
-    }
-    export_release(checkpoints, out, notes)
+    folders: dict[Part, str] = {"anatomy": "anatomy", "nuclei": "nuclei", "findings": findings}
+    checkpoints = {part: options.out / name / CHECKPOINT_NAME for part, name in folders.items()}
+    there = {part: path for part, path in checkpoints.items() if path.exists()}
+    export_release(there, out, notes, base=RELEASED)
 
 
 def call(program: str, *words: str | Path) -> None:
@@ -251,6 +273,7 @@ STAGES: dict[str, Callable[[argparse.Namespace, float], bool]] = {
     "anatomies": make_anatomies,
     "cases": make_cases,
     "anatomy": train_anatomy,
+    "nuclei": train_nuclei,
     "findings": train_findings,
     "mined": mine,
     "second": train_second,

@@ -14,13 +14,13 @@ from deepmir.simulation.tissue import sample_tissue_values
 from deepmir.training.anatomy_samples import (
     AnatomySampling,
     View,
-    _spread,
     blur,
     codes_in_view,
     fold_head,
     gre_signal,
     load_head,
     make_sample,
+    spread,
     t2w_signal,
 )
 
@@ -123,15 +123,15 @@ def test_blur_keeps_the_mean_of_a_point_inside():
 
 
 def test_a_constant_grid_of_control_points_spreads_to_a_constant():
-    np.testing.assert_allclose(_spread(torch.full((5, 5, 5), 3.0), (7, 8, 9)), 3, rtol=1e-5)
+    np.testing.assert_allclose(spread(torch.full((5, 5, 5), 3.0), (7, 8, 9)), 3, rtol=1e-5)
 
 
 def test_spreading_keeps_the_order_of_the_axes():
     ramp = torch.arange(6.0)[:, None, None].expand(6, 6, 6)
-    spread = _spread(ramp, (7, 8, 9))
-    assert spread.shape == (7, 8, 9)
-    assert (spread.diff(dim=0) > 0).all()
-    np.testing.assert_allclose(spread.diff(dim=2), 0, atol=1e-5)
+    wide = spread(ramp, (7, 8, 9))
+    assert wide.shape == (7, 8, 9)
+    assert (wide.diff(dim=0) > 0).all()
+    np.testing.assert_allclose(wide.diff(dim=2), 0, atol=1e-5)
 
 
 def test_a_file_that_is_no_anatomy_is_refused(tmp_path):

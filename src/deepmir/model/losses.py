@@ -70,13 +70,25 @@ def anatomy_loss(logits: Tensor, target: Tensor, *, right: Tensor, paired: Tenso
     right, paired : (B, I, J, K) bool tensors
         True on the right; True where a side exists. Elsewhere the side costs nothing.
     """
-    log_p, classes = _flat(logits[:, :-1], target)
-    loss = _cross_entropy(log_p, classes, gamma=0.0, weights=None)
-    loss = loss + _dice_loss(log_p.exp(), classes, first=0)
+    loss = classes_loss(logits[:, :-1], target)
     side = logits[:, -1][paired].float()
     if side.numel() == 0:
         return loss
     return loss + functional.binary_cross_entropy_with_logits(side, right[paired].float())
+
+
+def classes_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy and Dice of anatomical classes, all alike.
+
+    Parameters
+    ----------
+    logits : (B, C, I, J, K) tensor
+    target : (B, I, J, K) integer tensor
+        Class 0 to C - 1; 255 ignored.
+    """
+    log_p, classes = _flat(logits, target)
+    loss = _cross_entropy(log_p, classes, gamma=0.0, weights=None)
+    return loss + _dice_loss(log_p.exp(), classes, first=0)
 
 
 def _flat(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
     manifest.json        name, version, thresholds, SHA-256 of every other file
     anatomy.onnx         2 mm, whole head: brain, regions, side
+    nuclei.onnx          1 mm, a box: outlines of thalamus and nuclei; not in every folder
     findings.onnx        native grid, in windows: CMB, IRON, CALCIFICATION
-    weights.safetensors  the trainable form of both, half precision
+    weights.safetensors  the trainable form of all, half precision
     MODEL_CARD.md        what it was trained on, how good it is, what it is not for
 
 No pickle: nothing in the folder can run code when it is read.
@@ -26,12 +27,18 @@ from deepmir.errors import OutputError, WeightsError
 from deepmir.labels import REGIONS, Finding
 from deepmir.volume import CHANNELS, FloatMap, Present
 
-Part = Literal["anatomy", "findings"]
+Part = Literal["anatomy", "nuclei", "findings"]
 
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
 TRAINABLE_FILE = "weights.safetensors"
-ONNX_FILES: dict[Part, str] = {"anatomy": "anatomy.onnx", "findings": "findings.onnx"}
+ONNX_FILES: dict[Part, str] = {
+    "anatomy": "anatomy.onnx",
+    "nuclei": "nuclei.onnx",
+    "findings": "findings.onnx",
+}
+REQUIRED_PARTS: tuple[Part, ...] = ("anatomy", "findings")
+"""Without the nuclei part the outlines of nuclei are those of the anatomy part."""
 RELEASED = Path(__file__).parents[1] / "weights" / "released"
 MAX_BYTES = 16 * 2**20
 ANATOMY_CLASSES: tuple[str, ...] = (
@@ -69,6 +76,8 @@ class NetworkInputs:
 
     anatomy_channels: int = 6
     anatomy_spacing_mm: float = 2.0
+    nuclei_channels: int = 10
+    nuclei_spacing_mm: float = 1.0
     findings_channels: int = 8
     findings_window: tuple[int, int, int] = (128, 128, 32)
 
@@ -141,13 +150,17 @@ class Weights:
         own = fitted.get(contrasts_name(present), fitted.get(contrasts_name(without_t2w), {}))
         return {finding: own.get(finding.name, Calibration()) for finding in Finding}
 
+    def has(self, part: Part) -> bool:
+        """Whether the folder has a part."""
+        return ONNX_FILES[part] in self.manifest.files
+
     def onnx_path(self, part: Part) -> Path:
         """File that runs one part of the network."""
         return self.folder / ONNX_FILES[part]
 
     @property
     def trainable_path(self) -> Path:
-        """File of both parts' weights in the form that training continues from."""
+        """File of all parts' weights in the form that training continues from."""
         return self.folder / TRAINABLE_FILE
 
 
@@ -198,8 +211,8 @@ def write_manifest(  # noqa: PLR0913 - one keyword for each part of the manifest
 ) -> Weights:
     """Write ``manifest.json`` for the files of a folder, and open the folder.
 
-    The ONNX files must be there; the safetensors file and the model card are taken along
-    where they are.
+    The ONNX files of the required parts must be there; the nuclei part, the safetensors file and
+    the model card are taken along where they are.
 
     Raises
     ------
@@ -228,7 +241,8 @@ def write_manifest(  # noqa: PLR0913 - one keyword for each part of the manifest
 
 
 def _described_files(folder: Path) -> dict[str, WeightsFile]:
-    missing = [name for name in ONNX_FILES.values() if not (folder / name).is_file()]
+    needed = [ONNX_FILES[part] for part in REQUIRED_PARTS]
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise WeightsError(f"{folder} has no {' and no '.join(missing)}; export the network first")
     names = [*ONNX_FILES.values(), TRAINABLE_FILE, CARD_FILE]
@@ -272,7 +286,7 @@ def _parsed(text: bytes, path: Path) -> Manifest:
             f"wants {ANATOMY_CLASSES}; {_AGAIN}"
         )
     _check_thresholds(manifest.thresholds, path)
-    absent = sorted(set(ONNX_FILES.values()) - manifest.files.keys())
+    absent = sorted({ONNX_FILES[part] for part in REQUIRED_PARTS} - manifest.files.keys())
     if absent:
         raise WeightsError(f"{path} does not list {', '.join(absent)}; {_AGAIN}")
     return manifest

@@ -50,6 +50,7 @@ class Anatomy:
     brain_probability: FloatMap  # (I, J, K)
     basal_ganglia_probability: FloatMap  # (I, J, K), nuclei included
     regions: npt.NDArray[np.uint8]  # (I, J, K), region numbers, 0 outside the brain and in CSF
+    coarse: "CoarseAnatomy"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,13 +95,13 @@ def predict_coarse(aligned: Scans, network: Network) -> CoarseAnatomy:
         _coarse(scan, coarse_grid) for scan in (aligned.t2w, aligned.swi, aligned.chimap)
     )
     inputs = scale_anatomy_inputs(t2w, swi, chi)
-    classes, right = _classes_and_side(inputs, network)
-    mirrored, left = _classes_and_side(inputs[:, ::-1], network)
+    classes, right = classes_and_side(inputs, network)
+    mirrored, left = classes_and_side(inputs[:, ::-1], network)
     half = np.float32(0.5)
     return CoarseAnatomy(half * (classes + mirrored[:, ::-1]), half * (right - left[::-1]) + half)
 
 
-def _classes_and_side(inputs: FloatMap, network: Network) -> tuple[FloatMap, FloatMap]:
+def classes_and_side(inputs: FloatMap, network: Network) -> tuple[FloatMap, FloatMap]:
     """Probabilities (18, I, J, K) of the classes and (I, J, K) of the right side.
 
     The far ends are padded with zeros to multiples of 32 voxels for the network.
@@ -164,7 +165,8 @@ def _on_reference_grid(coarse: CoarseAnatomy, grid: Grid, brain_mask: BoolMap | 
     if brain_mask is not None:
         mask, brain_probability = brain_mask, brain_mask.astype(np.float32)
     basal_ganglia = upsample(coarse.classes[_BASAL_GANGLIA_CLASSES].sum(axis=0), grid.shape, ratio)
-    return Anatomy(mask, brain_probability, basal_ganglia, _regions(coarse, mask, ratio))
+    regions = _regions(coarse, mask, ratio)
+    return Anatomy(mask, brain_probability, basal_ganglia, regions, coarse)
 
 
 def _regions(

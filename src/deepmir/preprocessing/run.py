@@ -18,6 +18,7 @@ from deepmir.model.weights import Weights
 from deepmir.preprocessing.anatomy import Anatomy, find_anatomy
 from deepmir.preprocessing.biasfield import correct_bias
 from deepmir.preprocessing.normalize import scale_chi, scale_swi, scale_t2w
+from deepmir.preprocessing.nuclei import with_nuclei
 from deepmir.preprocessing.plausibility import check_chimap, check_intensities, check_polarity
 from deepmir.preprocessing.register import Aligned, Alignment, align
 from deepmir.preprocessing.units import QsmUnit, to_ppm
@@ -114,6 +115,10 @@ def prepare(
     _check_inverted(aligned, anatomy)
     progress("preprocess", 0.6)
     channels = scaled_channels(aligned, anatomy.brain_mask, config.preprocess)
+    if weights.has("nuclei"):
+        outlines = open_network(weights, "nuclei", config.segment)
+        spacing = aligned.reference.grid.spacing_mm
+        anatomy = with_nuclei(anatomy, channels, scans.present, spacing, outlines)
     coverage = brain_coverage(anatomy, aligned.reference.grid)
     progress("preprocess", 1.0)
     return Prepared(

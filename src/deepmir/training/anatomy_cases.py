@@ -28,7 +28,7 @@ from deepmir.training.anatomy_samples import (
     sample_subset,
 )
 from deepmir.training.patches import open_case
-from deepmir.volume import FloatMap
+from deepmir.volume import FloatMap, Present
 
 _ABOVE_ZERO = (6.0, 3.0)
 """Added to T2w and swi of a case, whose least values are -5 and -2: zero is background only."""
@@ -72,11 +72,7 @@ def make_case_sample(
     case: CoarseCase, rng: np.random.Generator, sampling: AnatomySampling
 ) -> AnatomySample:
     """Make one training sample of a case: mirrored or not, with some of its contrasts."""
-    t2w, swi, chi = torch.from_numpy(case.contrasts.astype(np.float32))
-    mask = imperfect_mask(case.classes > 0, rng, low=0.15, high=0.7)
-    chi = torch.where(chi != 0, chi + rng.uniform(-MOST_OFFSET_PPM, MOST_OFFSET_PPM), 0)
-    every = zip((t2w * mask, swi * mask, chi), sample_subset(rng, sampling), strict=True)
-    t2w, swi, chi = (channel if given else None for channel, given in every)
+    t2w, swi, chi = masked_contrasts(case, rng, sample_subset(rng, sampling))
     maps = [scale_anatomy_inputs(t2w, swi, chi), case.classes, case.right, case.paired]
     if rng.random() < sampling.deep_share:
         box = deep_box(case.classes, rng)
@@ -86,6 +82,17 @@ def make_case_sample(
         maps[2] = ~maps[2]
     inputs, classes, right, paired = maps
     return padded_sample(inputs, classes, right=right, paired=paired)
+
+
+def masked_contrasts(
+    case: CoarseCase, rng: np.random.Generator, present: Present
+) -> list[Tensor | None]:
+    """T2w, swi and χ of a case behind a brain mask that is not quite right; None for the absent."""
+    t2w, swi, chi = torch.from_numpy(case.contrasts.astype(np.float32))
+    mask = imperfect_mask(case.classes > 0, rng, low=0.15, high=0.7)
+    chi = torch.where(chi != 0, chi + rng.uniform(-MOST_OFFSET_PPM, MOST_OFFSET_PPM), 0)
+    every = zip((t2w * mask, swi * mask, chi), present, strict=True)
+    return [channel if given else None for channel, given in every]
 
 
 def _unscaled(channels: npt.NDArray[np.float16], number: int) -> FloatMap:

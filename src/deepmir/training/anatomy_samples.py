@@ -218,7 +218,7 @@ def sample_view(head: Head, rng: np.random.Generator, sampling: AnatomySampling)
     angles = np.deg2rad(rng.uniform(-1, 1, 3) * sampling.rotation_deg)
     scale = 1 + rng.uniform(-1, 1) * sampling.scale + rng.uniform(-1, 1, 3) * sampling.scale / 3
     mirrored = bool(rng.random() < 0.5)
-    matrix = _rotation(angles) @ np.diag(1 / scale)
+    matrix = rotation(angles) @ np.diag(1 / scale)
     if mirrored:
         matrix = np.diag([-1.0, 1.0, 1.0]) @ matrix
     size_mm, shift_mm = _sample_field_of_view(head.extent_mm * scale, rng, sampling)
@@ -263,7 +263,8 @@ def _whole_head_view(
     return size, shift
 
 
-def _rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Matrix (3, 3) of turns about I, J and K, one after the other; radians."""
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):
         turn = np.eye(3)
@@ -284,14 +285,14 @@ def codes_in_view(head: Head, view: View) -> Tensor:
         steps = [float(view.matrix[row, a]) * axes[a] for a in range(3)]
         at = steps[0][:, None, None] + steps[1][None, :, None] + steps[2][None, None, :]
         at = at + float(view.centre[row])
-        at += _spread(torch.from_numpy(view.displacement_mm[row]).to(device), view.shape)
+        at += spread(torch.from_numpy(view.displacement_mm[row]).to(device), view.shape)
         nearest = at.round().long()
         inside &= (nearest >= 0) & (nearest < length)
         index = index * length + nearest.clamp(0, length - 1)
     return torch.where(inside, head.codes.flatten()[index], AIR_CODE).int()
 
 
-def _spread(control: Tensor, shape: Shape) -> Tensor:
+def spread(control: Tensor, shape: Shape) -> Tensor:
     """Cubic B-spline through a small grid of control values, spread over `shape`."""
     out = control
     for length in shape:  # each pass consumes the first axis and appends the long one
@@ -314,7 +315,7 @@ def smooth_field(rng: np.random.Generator, like: Tensor, *, n_control: int) -> T
     """Smooth random field of about unit size: `n_control` random values along each axis."""
     control = rng.standard_normal((n_control,) * 3, dtype=np.float32) * np.float32(1.5)
     i, j, k = like.shape
-    return _spread(torch.from_numpy(control).to(like.device), (i, j, k))
+    return spread(torch.from_numpy(control).to(like.device), (i, j, k))
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -138,7 +138,12 @@ def export_release(
         trained = [_part_of_the_way(one, base, share) for one in trained]
     parts: list[TrainedPart | KeptPart] = [*trained]
     if base is not None:
-        parts += [_kept_part(part, base) for part in ONNX_FILES if part not in checkpoints]
+        kept = load_weights(base)
+        parts += [
+            _kept_part(part, base)
+            for part in ONNX_FILES
+            if part not in checkpoints and kept.has(part)
+        ]
     out.mkdir(parents=True, exist_ok=True)
     for part in parts:
         write_onnx(part.network, out / ONNX_FILES[part.part])

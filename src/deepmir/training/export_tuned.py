@@ -1,6 +1,6 @@
 """A weights folder whose findings part a study has trained on: what `--weights` takes.
 
-base/anatomy.onnx       ──copied──────────▶ OUT/anatomy.onnx
+base/anatomy.onnx …     ──copied──────────▶ OUT/anatomy.onnx, nuclei.onnx
 checkpoint of findings  ──half precision──▶ OUT/findings.onnx, weights.safetensors
 """
 
@@ -44,7 +44,7 @@ def export_tuned(
     checkpoint : Path
         Of the findings part.
     base : Path
-        Weights folder that the anatomy part is taken from.
+        Weights folder that the other parts are taken from.
     thresholds : mapping
         Least probability of each finding, calibrated as in `base`.
     persons : tuple of int
@@ -73,12 +73,12 @@ def export_tuned(
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base / ONNX_FILES["anatomy"], out / ONNX_FILES["anatomy"])
+        networks: dict[Part, UNet] = {"findings": trained.network}
         write_onnx(trained.network, out / ONNX_FILES["findings"])
-        networks: dict[Part, UNet] = {
-            "anatomy": load_trainable(base, "anatomy"),
-            "findings": trained.network,
-        }
+        for part in ONNX_FILES:
+            if part != "findings" and released.has(part):
+                shutil.copyfile(base / ONNX_FILES[part], out / ONNX_FILES[part])
+                networks[part] = load_trainable(base, part)
         write_safetensors(networks, out / TRAINABLE_FILE)
         text = _card_text(name, f"{note} {calibrated}", base)
         (out / CARD_FILE).write_text(text, encoding="utf-8")

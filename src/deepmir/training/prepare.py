@@ -27,7 +27,7 @@ from deepmir.io.atomic import temporary_name, writing
 from deepmir.io.nifti import read_volume
 from deepmir.model.losses import IGNORE
 from deepmir.model.predict import WINDOW_MULTIPLE, bounding_box
-from deepmir.model.weights import Weights
+from deepmir.model.weights import ONNX_FILES, Part, Weights
 from deepmir.preprocessing.resample import along_axis
 from deepmir.preprocessing.run import Prepared, prepare
 from deepmir.segmentation import FindingsGrid, plan_grid, to_findings_grid, to_native_grid
@@ -41,6 +41,7 @@ from deepmir.volume import BoolMap, FloatMap, IntMap, Modality, Scans
 
 CASE_VERSION = 1
 """Raised when the same inputs give another case."""
+_PREPARING_PARTS: tuple[Part, ...] = ("anatomy", "nuclei")
 DARK_SWI = -0.7
 """Scaled SWI below which a voxel could be taken for a finding: a vein is about -1."""
 STRONG_CHI = 0.6
@@ -112,7 +113,11 @@ def case_key(person: LabelledPerson, weights: Weights, config: Config) -> str:
     described = {
         "version": CASE_VERSION,
         "files": [None if path is None else _sha256(path) for path in files],
-        "anatomy": weights.manifest.files["anatomy.onnx"].sha256,
+        "anatomy": [
+            weights.manifest.files[ONNX_FILES[part]].sha256
+            for part in _PREPARING_PARTS
+            if weights.has(part)
+        ],
         "preprocess": as_dict(config)["preprocess"],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

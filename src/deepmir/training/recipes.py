@@ -20,6 +20,7 @@ from deepmir.errors import ConfigError
 from deepmir.model.unet import UNetSpec
 from deepmir.training.anatomy_samples import AnatomySampling
 from deepmir.training.fresh import FreshConfig
+from deepmir.training.nuclei_cases import NucleiSampling
 from deepmir.training.patches import PatchSampling
 from deepmir.training.slices import SliceSampling
 
@@ -82,7 +83,7 @@ class Recipe:
     """One training run of one part of the network."""
 
     name: str
-    part: Literal["anatomy", "findings", "slices"]
+    part: Literal["anatomy", "nuclei", "findings", "slices"]
     network: UNetSpec
     optimisation: OptimisationConfig
     train_heads: tuple[int, ...] = tuple(range(1, 13))
@@ -91,6 +92,7 @@ class Recipe:
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     anatomy: AnatomySampling = Field(default_factory=AnatomySampling)
+    nuclei: NucleiSampling = Field(default_factory=NucleiSampling)
     findings: PatchSampling = Field(default_factory=PatchSampling)
     slices: SliceSampling = Field(default_factory=SliceSampling)
     fresh: FreshConfig = Field(default_factory=FreshConfig)

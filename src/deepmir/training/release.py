@@ -1,9 +1,10 @@
-"""Recipe ``release``: both parts of the network from heads alone, and the weights folder of them.
+"""Recipe ``release``: what of the network takes heads alone, and a weights folder of it.
 
     anatomies ─▶ OUT/anatomy ─▶ OUT/findings ─▶ OUT/weights     (recipes release-anatomy, -findings)
 
 Thresholds and calibration are not chosen here: that takes whole persons
-(``benchmarks/choose_thresholds.py``).
+(``benchmarks/choose_thresholds.py``). The nuclei part is that of ``--init``: it trains on simulated
+cases (recipe ``release-nuclei``), which are not there yet.
 """
 
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deepmir.model.weights import ONNX_FILES
+from deepmir.model.weights import REQUIRED_PARTS
 from deepmir.training.export import ReleaseNotes, export_release
 from deepmir.training.fit import CHECKPOINT_NAME, FitResult, RunOptions
 from deepmir.training.recipes import Recipe
@@ -73,7 +74,7 @@ def train_release(  # noqa: PLR0913 - what a user says on the command line
     if last.finished:
         heads = ", ".join(map(str, findings.train_heads))
         notes = ReleaseNotes(name=out.name, data=f"simulated scans of heads {heads}")
-        checkpoints = {part: out / part / CHECKPOINT_NAME for part in ONNX_FILES}
-        export_release(checkpoints, out / "weights", notes)
+        checkpoints = {part: out / part / CHECKPOINT_NAME for part in REQUIRED_PARTS}
+        export_release(checkpoints, out / "weights", notes, base=init)
         progress(f"weights, thresholds 0.5 and not calibrated: {out / 'weights'}")
     return last

@@ -6,6 +6,7 @@ predict         a trained network of the slices part on new scans
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +35,7 @@ from deepmir.training.fit import (
     FitResult,
     Job,
     RunOptions,
+    State,
     batch_makers,
     choose_device,
     result_checkpoint,
@@ -41,6 +43,7 @@ from deepmir.training.fit import (
 from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, settle_plan
 from deepmir.training.fresh import closing_in_turn, has_anatomies, makers_for
 from deepmir.training.nnunet import NnunetNames, export_nnunet
+from deepmir.training.nuclei_task import BOXES_NAME, NucleiTask, prepare_boxes
 from deepmir.training.parallel import run_job
 from deepmir.training.patches import list_cases
 from deepmir.training.recipes import Recipe, recipe_as_dict, recipe_from_json, with_seed
@@ -148,6 +151,8 @@ def _open_simulated(wanted: _Simulated, options: RunOptions, share: Share) -> Jo
             workers=batch_makers(options, device),
         )
         return Job(heads, recipe, initial, heads.close)
+    if recipe.part == "nuclei":
+        return _open_nuclei(wanted, options, initial)
     makers = makers_for(share, options.workers)
     opener = Opener(recipe, wanted.out, makers, resume=options.resume, share=share)
     sources = Mixture(opener.training(wanted.data, name="case"), opener.mixed(wanted.mixes))
@@ -159,6 +164,22 @@ def _open_simulated(wanted: _Simulated, options: RunOptions, share: Share) -> Jo
         makers=batch_makers(options, choose_device(options.device, share)),
     )
     return Job(task, recipe, initial, closing_in_turn(makers, task))
+
+
+def _open_nuclei(wanted: _Simulated, options: RunOptions, initial: State | None) -> Job:
+    """Boxes of cases; those of other folders are drawn like those of the first."""
+    if wanted.mixes:
+        raise ConfigError("the nuclei part takes cases by --data alone; leave --mix out")
+    workers = batch_makers(options, choose_device(options.device))
+    boxes = prepare_boxes(
+        wanted.recipe,
+        wanted.data,
+        wanted.out / BOXES_NAME,
+        load_weights(wanted.init),
+        workers=options.makers or os.cpu_count() or 1,
+    )
+    task = NucleiTask(wanted.recipe, boxes, workers=workers)
+    return Job(task, wanted.recipe, initial, task.close)
 
 
 def _cases_beside(wanted: _Simulated) -> AnatomyCases:

@@ -1,0 +1,152 @@
+"""Brain, regions and nuclei on simulated persons whose heads the network never saw.
+
+    python benchmarks/regions.py --scans work/detection/scans --out work/regions.json
+
+SCANS is what benchmarks/detection.py has simulated. Each person is prepared as `deepmir segment`
+does, with some of the contrasts; nothing is segmented. Prints Dice with the nuclei part and, beside
+it, with the anatomy part alone; sides apart, mean over persons.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deepmir.config import Config, SegmentConfig
+from deepmir.io.bids import SubjectOutputs, raw_scan
+from deepmir.io.nifti import read_label_map, read_volume
+from deepmir.labels import REGIONS, Region
+from deepmir.model.predict import open_network
+from deepmir.model.weights import load_weights
+from deepmir.preprocessing.anatomy import find_anatomy
+from deepmir.preprocessing.nuclei import BASES, with_nuclei
+from deepmir.preprocessing.run import align_scans, scaled_channels
+from deepmir.simulation.cohort import TRUTH_FOLDER
+from deepmir.volume import Modality, Scans
+
+SUBSETS = {
+    "T2w + SWI + QSM": (True, True, True),
+    "SWI + QSM": (False, True, True),
+    "QSM": (False, False, True),
+    "SWI": (False, True, False),
+}
+SUFFIX = {Modality.T2W: "T2w", Modality.SWI: "swi", Modality.CHIMAP: "Chimap"}
+Dice = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One person with some of the contrasts."""
+
+    scans: Path
+    label: str
+    subset: str
+    weights: Path | None
+
+
+def main() -> None:
+    """Prepare all, print and write."""
+    options = read_options()
+    labels = sorted(path.name.removeprefix("sub-") for path in options.scans.glob("sub-*"))
+    result = {}
+    for subset in options.subsets:
+        jobs = [Job(options.scans, label, subset, options.weights) for label in labels]
+        with ProcessPoolExecutor(options.workers) as pool:
+            rows = list(pool.map(measure, jobs))
+        result[subset] = {
+            name: {key: mean([row[name][key] for row in rows]) for key in rows[0][name]}
+            for name in rows[0]
+        }
+        print(f"\n## {subset}, {len(rows)} persons\n")
+        print(table(result[subset]), flush=True)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def read_options() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scans", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--subsets", nargs="+", choices=list(SUBSETS), default=list(SUBSETS)[:2])
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    return parser.parse_args()
+
+
+def measure(job: Job) -> dict[str, Dice]:
+    """Dice of one person, with the nuclei part (if there is one) and without."""
+    weights, config = load_weights(job.weights), Config(segment=SegmentConfig(threads=1))
+    scans = read_scans(job)
+    aligned, _, _ = align_scans(scans, config.preprocess)
+    anatomy = find_anatomy(aligned, open_network(weights, "anatomy", config.segment))
+    truth = job.scans / TRUTH_FOLDER
+    names = SubjectOutputs(job.label)
+    true_regions = read_label_map(truth / names.regions).data
+    true_brain = read_label_map(truth / names.brain_mask).data > 0
+    brain = dice_of(anatomy.brain_mask, true_brain)
+    rows = {"anatomy part": {"brain": brain, **dice_of_regions(anatomy.regions, true_regions)}}
+    if weights.has("nuclei"):
+        grid = aligned.reference.grid
+        channels = scaled_channels(aligned, anatomy.brain_mask, config.preprocess)
+        outlines = open_network(weights, "nuclei", config.segment)
+        drawn = with_nuclei(anatomy, channels, scans.present, grid.spacing_mm, outlines)
+        rows["nuclei part"] = {"brain": brain, **dice_of_regions(drawn.regions, true_regions)}
+    return rows
+
+
+def read_scans(job: Job) -> Scans:
+    """Read the contrasts of a person that are asked for."""
+    t2w, swi, chimap = (
+        read_volume(job.scans / raw_scan(job.label, SUFFIX[modality]), modality)[0]
+        if given
+        else None
+        for modality, given in zip(SUFFIX, SUBSETS[job.subset], strict=True)
+    )
+    return Scans(t2w=t2w, swi=swi, chimap=chimap)
+
+
+def dice_of_regions(found: np.ndarray, truth: np.ndarray) -> Dice:
+    """Dice of each region, the mean of both sides; no number where the scan does not show it."""
+    return {
+        region.name: mean([dice_of(found == n, truth == n) for n in numbers_of(region)])
+        for region in REGIONS
+    }
+
+
+def numbers_of(region: Region) -> Iterator[int]:
+    """Numbers of a region in a map: one a side."""
+    for offset in (100, 200) if region.paired else (0,):
+        yield region.base + offset
+
+
+def dice_of(first: np.ndarray, second: np.ndarray) -> float:
+    """Overlap of two masks; no number where the second is empty."""
+    n = int(second.sum())
+    return 2 * int((first & second).sum()) / (int(first.sum()) + n) if n else float("nan")
+
+
+def mean(values: list[float]) -> float:
+    """Mean of those that are numbers."""
+    known = [value for value in values if not math.isnan(value)]
+    return round(float(np.mean(known)), 3) if known else float("nan")
+
+
+def table(result: dict[str, Dice]) -> str:
+    """Return a line a region, a column a part of the network."""
+    nuclei = [region.name for region in REGIONS if region.base in BASES]
+    order = ["brain", *nuclei, *(r.name for r in REGIONS if r.name not in nuclei)]
+    lines = [f"| Dice | {' | '.join(result)} |", "|---|" + "---|" * len(result)]
+    lines += [
+        f"| {key} | {' | '.join(f'{row[key]:.3f}' for row in result.values())} |" for key in order
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
