@@ -2,11 +2,11 @@
 
     python benchmarks/release_weights.py --runs runs --out src/deepmir/weights/released
 
-Reads ``anatomy/last.pt`` and ``findings/last.pt`` under RUNS. A part that is not there is taken
-from the package's weights, and so are what it was trained on, and thresholds and calibration unless
-``--thresholds`` names the JSON of benchmarks/choose_thresholds.py. ``--detection``, ``--semi-real``
-and ``--real`` take those of the other benchmarks: their figures go into the model card, several
-draws of ``--detection`` as one. Without RUNS the card alone is new.
+Reads ``last.pt`` of the folders ``anatomy``, ``nuclei`` and ``findings`` under RUNS. A part that is
+not there is taken from the package's weights, and so are what it was trained on, and thresholds and
+calibration unless ``--thresholds`` names the JSON of benchmarks/choose_thresholds.py.
+``--detection``, ``--semi-real`` and ``--real`` take those of the other benchmarks: their figures go
+into the model card, several draws of ``--detection`` as one. Without RUNS the card alone is new.
 """
 
 import argparse
@@ -30,7 +30,7 @@ DATA = (
 
 
 def main() -> None:
-    """Export both parts with the notes."""
+    """Export the parts with the notes."""
     options = read_options()
     runs = {} if options.runs is None else checkpoints_under(options.runs)
     base = RELEASED if len(runs) < len(ONNX_FILES) or options.share < 1 else None
@@ -73,7 +73,7 @@ def checkpoints_under(runs: Path) -> dict[Part, Path]:
     paths: dict[Part, Path] = {part: runs / part / "last.pt" for part in ONNX_FILES}
     there = {part: path for part, path in paths.items() if path.exists()}
     if not there:
-        raise SystemExit(f"wanted {' or '.join(map(str, paths.values()))}, found neither")
+        raise SystemExit(f"wanted {' or '.join(map(str, paths.values()))}, found none")
     return there
 
 

@@ -84,6 +84,13 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_weights_with_nuclei(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the same network with a nuclei part: putamen becomes caudate, pallidum nothing."""
+    build = load_test_module("tiny_network").build_tiny_weights
+    return build(tmp_path_factory.mktemp("tiny-nuclei"), nuclei=True)
+
+
+@pytest.fixture(scope="session")
 def phantom_person() -> Callable[..., Any]:
     """Maker of scans that the tiny network segments exactly: see ``phantom_person.py``."""
     return load_test_module("phantom_person").phantom_person

@@ -4,6 +4,7 @@ Anatomy: brain is where T2w or swi has signal or χ is not 0. From its centre ou
 pallidum and putamen, then cerebellum (low), frontal (in front), occipital (behind), parietal;
 right is right of its centre. Findings: a voxel with scaled swi < -1 and scaled χ > 1 (each
 where present) is IRON in the basal ganglia and CMB elsewhere; scaled χ < -1 is CALCIFICATION.
+Nuclei, where asked for: what the anatomy part calls putamen is a caudate; there is no pallidum.
 """
 
 from pathlib import Path
@@ -111,11 +112,22 @@ def findings_model() -> onnx.ModelProto:
     return g.model(g("Concat", background, *sharp, axis=1), 8, 4)
 
 
-def build_tiny_weights(folder: Path) -> Path:
+def nuclei_model() -> onnx.ModelProto:
+    """Network of the nuclei part: (1, 10, I, J, K) to (1, 5, I, J, K)."""
+    g = _Graph()
+    putamen = g("Sub", g.channel("input", 8), 0.5)
+    none = g("Mul", putamen, 0.0)
+    never = g("Sub", none, 1.0)
+    return g.model(g("Concat", none, never, putamen, never, never, axis=1), 10, 5)
+
+
+def build_tiny_weights(folder: Path, *, nuclei: bool = False) -> Path:
     """Write a complete weights folder, manifest included, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(anatomy_model(), folder / "anatomy.onnx")
     onnx.save(findings_model(), folder / "findings.onnx")
+    if nuclei:
+        onnx.save(nuclei_model(), folder / "nuclei.onnx")
     numbers = {"anatomy.none": np.zeros(1, np.float16), "findings.none": np.zeros(1, np.float16)}
     save_file(numbers, folder / "weights.safetensors")
     (folder / "MODEL_CARD.md").write_text("# Tiny network\n\nFor tests only.\n", encoding="utf-8")

@@ -8,6 +8,7 @@ import pytest
 from deepmir.config import Config, PreprocessConfig, SegmentConfig
 from deepmir.errors import GeometryError, InputError, UnitError
 from deepmir.geometry import Grid
+from deepmir.model.weights import load_weights
 from deepmir.preprocessing.resample import resample
 from deepmir.preprocessing.run import brain_coverage, check_scans, prepare, scaled_channels
 from deepmir.volume import Modality, Scans
@@ -119,6 +120,20 @@ def test_a_unit_that_cannot_be_told_is_refused(person, weights, fast):
     odd = replace(person.scans.chimap, data=person.scans.chimap.data * 20, unit="")
     with pytest.raises(UnitError, match="--qsm-unit"):
         prepare(Scans(chimap=odd), weights, fast)
+
+
+def test_a_nuclei_part_draws_the_nuclei(person, weights, tiny_weights_with_nuclei, fast):
+    without = prepare(person.scans, weights, fast).regions
+    prepared = prepare(person.scans, load_weights(tiny_weights_with_nuclei), fast)
+    found = prepared.regions
+    assert {122, 222, 123, 223} <= set(np.unique(without))
+    assert not {122, 222, 123, 223} & set(np.unique(found))
+    assert (found[without == 122] == 121).mean() > 0.9
+    assert (found[without == 222] == 221).mean() > 0.9
+    others = ~np.isin(without % 100, (22, 23))
+    assert (found == without)[others].mean() > 0.99
+    assert 121 in prepared.brain_coverage
+    assert 123 not in prepared.brain_coverage
 
 
 def test_a_users_mask_is_obeyed(person, weights, fast):

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from deepmir.config import SegmentConfig
-from deepmir.errors import ConfigError, InputError
+from deepmir.errors import ConfigError, InputError, WeightsError
 from deepmir.model.anatomy_input import NO_REGION_CLASS
 from deepmir.model.predict import open_network
 from deepmir.model.unet import UNetSpec
-from deepmir.model.weights import MAX_BYTES, RELEASED, load_weights
+from deepmir.model.weights import MAX_BYTES, RELEASED
 from deepmir.preprocessing.nuclei import ANATOMY_CLASSES, BASES, N_CHANNELS, N_CLASSES
 from deepmir.training.export import ReleaseNotes, export_release, load_trainable
 from deepmir.training.fit import RunOptions, read_checkpoint
@@ -21,7 +21,7 @@ from deepmir.training.nuclei_cases import (
     whole_box,
 )
 from deepmir.training.nuclei_task import BOXES_NAME, score_nuclei
-from deepmir.training.recipes import OptimisationConfig, Recipe, ScheduleConfig, read_recipe
+from deepmir.training.recipes import OptimisationConfig, Recipe, ScheduleConfig
 from deepmir.training.run import Mix, train
 
 PUTAMEN = 1 + BASES.index(22)
@@ -149,8 +149,6 @@ def test_it_takes_cases_alone(cases, tmp_path):
         train(RECIPE, tmp_path / "none", tmp_path / "out")
 
 
-def test_the_recipe_of_the_package_fits_its_inputs():
-    recipe = read_recipe("release-nuclei")
-    assert recipe.part == "nuclei"
-    assert (recipe.network.in_channels, recipe.network.out_channels) == (N_CHANNELS, N_CLASSES)
-    assert load_weights().manifest.inputs.nuclei_channels == N_CHANNELS
+def test_a_folder_without_the_part_cannot_be_its_beginning(cases, tiny_weights, tmp_path):
+    with pytest.raises(WeightsError, match="no nuclei part"):
+        train(RECIPE, cases, tmp_path / "out", init=tiny_weights)

@@ -110,7 +110,8 @@ def test_a_process_that_fails_ends_all(cases, tmp_path):
     ("recipe", "count", "message"),
     [
         (RECIPE, 3, "3 devices cannot share batches of 4"),
-        (read_recipe("release-anatomy"), 2, "whose batches are one head each"),
+        (read_recipe("release-anatomy"), 2, "whose batches are not shared"),
+        (read_recipe("release-nuclei"), 2, "whose batches are not shared"),
         (
             replace(RECIPE, network=replace(RECIPE.network, supervised_levels=1)),
             2,

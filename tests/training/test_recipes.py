@@ -112,6 +112,7 @@ def test_inputs_and_findings_of_a_recipe_of_slices_can_be_others():
     ("name", "part", "multiple", "channels"),
     [
         ("release-anatomy", "anatomy", (32, 32, 32), (6, 19)),
+        ("release-nuclei", "nuclei", (8, 8, 8), (10, 5)),
         ("release-findings", "findings", (8, 8, 4), (8, 4)),
         ("release-findings-hard", "findings", (8, 8, 4), (8, 4)),
         ("release-anatomy-gpu", "anatomy", (32, 32, 32), (6, 19)),

@@ -41,9 +41,9 @@ def run(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="`release` (of anatomies both parts, one after the other), `release-findings`, "
-            "`release-anatomy`, `fine-tune`, `paper-multi`, `paper-single`, or a TOML file with a "
-            "recipe.",
+            help="`release` (of anatomies the anatomy and the findings part, one after the other), "
+            "`release-findings`, `release-anatomy`, `release-nuclei`, `fine-tune`, `paper-multi`, "
+            "`paper-single`, or a TOML file with a recipe.",
         ),
     ],
     data: Annotated[
@@ -100,7 +100,8 @@ def run(
         typer.Option(
             metavar="FOLDER",
             help="Simulated cases to draw from beside --data, or anatomies to simulate new ones "
-            "from while training; repeat for several. The anatomy part takes one, of cases.",
+            "from while training; repeat for several. The anatomy part takes one, of cases, the "
+            "nuclei part none.",
         ),
     ] = None,
     mix_share: Annotated[

@@ -169,10 +169,10 @@ def make_task(
         check_contrasts(experiment, (*fold.train, *fold.validation, *fold.test))
         task = SlicesTask(recipe, train, validation, share=opener.share)
         return task, resolve_epochs(recipe, task.steps_per_epoch)
-    if recipe.part == "anatomy":
+    if recipe.part in ("anatomy", "nuclei"):
         raise InputError(
-            f"recipe {recipe.name} is of the anatomy part, which is trained on label maps of whole "
-            "heads, not on findings; take fine-tune, release-findings or a recipe of the slices"
+            f"recipe {recipe.name} is of the {recipe.part} part, which is trained on maps of "
+            "regions, not on findings; take fine-tune, release-findings or a recipe of the slices"
         )
     labelled = LabelledTask(
         recipe,

@@ -1,6 +1,7 @@
 """From checkpoints to the released folder, and back.
 
-    anatomy/last.pt  ─┐                       ┌─▶ anatomy.onnx, findings.onnx   (run without torch)
+    anatomy/last.pt  ─┐                       ┌─▶ anatomy.onnx, …               (run without torch)
+    nuclei/last.pt   ─┤
     findings/last.pt ─┴─▶ half-precision EMA ─┼─▶ weights.safetensors           (train on, GPU)
                                               └─▶ manifest.json, MODEL_CARD.md
 
@@ -354,7 +355,12 @@ def initial_state(folder: Path, recipe: Recipe) -> State:
             f"recipe {recipe.name} is of the slices part, which no weights folder holds; train it "
             "from the start, without --init"
         )
-    network = load_trainable(folder, recipe.part)
+    weights = load_weights(folder)
+    if not weights.has(recipe.part):
+        raise WeightsError(
+            f"{folder} has no {recipe.part} part; train it from the start, without --init"
+        )
+    network = load_network(weights, recipe.part)
     if network.spec != released_spec(recipe.network):
         raise WeightsError(
             f"the {recipe.part} part of {folder} is a network of {network.spec.filters}, recipe "

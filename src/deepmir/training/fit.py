@@ -56,7 +56,7 @@ class Batch:
 
 
 class Task(Protocol):
-    """What is learned: the seam between this loop and the two parts of the network."""
+    """What is learned: the seam between this loop and the parts of the network."""
 
     def build(self) -> UNet:
         """Fresh network."""

@@ -99,10 +99,10 @@ def check_shareable(recipe: Recipe, count: int) -> None:
         If they cannot.
     """
     size = recipe.optimisation.batch_size
-    if recipe.part == "anatomy":
+    if recipe.part in ("anatomy", "nuclei"):
         raise ConfigError(
-            f"recipe {recipe.name} is of the anatomy part, whose batches are one head each; take "
-            "--devices 1"
+            f"recipe {recipe.name} is of the {recipe.part} part, whose batches are not shared; "
+            "take --devices 1"
         )
     if size % count:
         raise ConfigError(

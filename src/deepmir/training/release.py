@@ -42,9 +42,9 @@ def train_release(  # noqa: PLR0913 - what a user says on the command line
     out : Path
         Folder of the runs and of the weights.
     init, mixes, progress
-        As :func:`deepmir.training.run.train` takes them, for both parts.
+        As :func:`deepmir.training.run.train` takes them, for each part.
     options : RunOptions, optional
-        Its minutes are those of both parts together, its steps those of each.
+        Its minutes are those of all parts together, its steps those of each.
 
     Returns
     -------
