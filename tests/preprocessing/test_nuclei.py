@@ -90,6 +90,12 @@ def test_a_stray_voxel_does_not_widen_the_box(anatomy):
     assert nuclei_box(coarse) == box
 
 
+def test_a_box_is_never_a_whole_head():
+    everywhere = np.full((4, 100, 120, 90), 0.25, np.float32)
+    box = nuclei_box(everywhere)
+    assert max(side.stop - side.start for side in box) <= 2 * (64 + MARGIN_MM) + 2 * MULTIPLE
+
+
 def test_without_nuclei_everything_stays(anatomy):
     empty = replace(anatomy.coarse, classes=np.zeros_like(anatomy.coarse.classes))
     before = replace(anatomy, coarse=empty)

@@ -17,6 +17,7 @@ from deepmir.model.unet import (
     anatomy_spec,
     build_anatomy_network,
     build_findings_network,
+    build_network,
     findings_spec,
 )
 from deepmir.model.weights import load_weights
@@ -31,8 +32,17 @@ from deepmir.training.export_tuned import export_tuned
 from deepmir.training.fit import CHECKPOINT_NAME, TrainingState, save_checkpoint
 from deepmir.training.recipes import OptimisationConfig, Recipe
 
-BUILD = {"anatomy": build_anatomy_network, "findings": build_findings_network}
-SPECS = {"anatomy": anatomy_spec((2, 3, 4)), "findings": findings_spec((2, 3, 4))}
+PARTS = ("anatomy", "nuclei", "findings")
+BUILD = {
+    "anatomy": build_anatomy_network,
+    "nuclei": build_network,
+    "findings": build_findings_network,
+}
+SPECS = {
+    "anatomy": anatomy_spec((2, 3, 4)),
+    "nuclei": replace(anatomy_spec((2, 3, 4)), in_channels=10, out_channels=5),
+    "findings": findings_spec((2, 3, 4)),
+}
 OPTIMISATION = OptimisationConfig(steps=9, batch_size=1, learning_rate=0.1)
 
 
@@ -63,7 +73,7 @@ def write_checkpoint(folder, part, seed=5, scores=MappingProxyType({"mean": 0.75
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return {part: write_checkpoint(folder / part, part) for part in ("anatomy", "findings")}
+    return {part: write_checkpoint(folder / part, part) for part in PARTS}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +88,7 @@ def released(checkpoints, tmp_path_factory):
 
 
 @pytest.mark.parametrize("shape", [(16, 8, 24), (8, 16, 8)])
-@pytest.mark.parametrize("part", ["anatomy", "findings"])
+@pytest.mark.parametrize("part", PARTS)
 def test_both_forms_give_equal_numbers_on_any_grid(released, part, shape):
     network = load_trainable(released, part).eval()
     image = np.random.default_rng(1).normal(size=(2, network.spec.in_channels, *shape))
@@ -91,7 +101,7 @@ def test_both_forms_give_equal_numbers_on_any_grid(released, part, shape):
     np.testing.assert_allclose(model(image)[0], by_torch, atol=1e-3)
 
 
-@pytest.mark.parametrize("part", ["anatomy", "findings"])
+@pytest.mark.parametrize("part", PARTS)
 def test_onnx_stores_half_precision(released, part):
     stored = onnx.load(released / f"{part}.onnx").graph.initializer
     floats = [t for t in stored if t.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)]
@@ -101,7 +111,7 @@ def test_onnx_stores_half_precision(released, part):
 
 def test_the_trainable_form_is_half_precision_with_prefixes(released):
     tensors = load_file(released / "weights.safetensors")
-    assert {name.split(".")[0] for name in tensors} == {"anatomy", "findings"}
+    assert {name.split(".")[0] for name in tensors} == set(PARTS)
     assert not any(value.dtype == torch.float32 for value in tensors.values())
 
 
@@ -135,6 +145,15 @@ def test_tuned_weights_say_whose_calibration_they_have(checkpoints, released, tm
     assert told in (made.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert told in made.manifest.card.limits
     assert made.manifest.calibration == load_weights(released).manifest.calibration
+    assert (made.folder / "nuclei.onnx").read_bytes() == (released / "nuclei.onnx").read_bytes()
+
+
+def test_a_release_without_nuclei_is_whole(checkpoints, tmp_path):
+    two = {part: checkpoints[part] for part in ("anatomy", "findings")}
+    weights = export_release(two, tmp_path / "two", ReleaseNotes())
+    assert not weights.has("nuclei")
+    again = export_release({}, tmp_path / "again", ReleaseNotes(), base=weights.folder)
+    assert not again.has("nuclei")
 
 
 def test_released_weights_start_a_run_of_the_same_network(released):

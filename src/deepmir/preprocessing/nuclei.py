@@ -38,6 +38,7 @@ MULTIPLE = 8
 _LEAST_PROBABILITY = 0.5
 _SLICES_AT_A_TIME = 4
 _STRAY_PER_CENT = 0.5  # of the coarse voxels at either end: a stray one does not widen the box
+_MOST_VOXELS = 32  # coarse ones to either side of the middle: no network finds nuclei 64 mm from it
 
 Box = tuple[slice, slice, slice]
 Spacing = tuple[float, float, float]
@@ -107,7 +108,9 @@ def nuclei_box(coarse: FloatMap) -> Box | None:
     voxels = np.argwhere(coarse.sum(axis=0) >= _LEAST_PROBABILITY)
     if not len(voxels):
         return None
+    middle = np.median(voxels, axis=0)
     low, high = np.percentile(voxels, (_STRAY_PER_CENT, 100 - _STRAY_PER_CENT), axis=0)
+    low, high = np.maximum(low, middle - _MOST_VOXELS), np.minimum(high, middle + _MOST_VOXELS)
     first = np.floor((low * COARSE_MM - MARGIN_MM) / SPACING_MM).astype(int)
     length = np.ceil(((high + 1) * COARSE_MM + MARGIN_MM) / SPACING_MM) - first
     whole = (np.ceil(length / MULTIPLE) * MULTIPLE).astype(int)

@@ -79,7 +79,7 @@ def prepare_case(folder: Path, kept: Path, anatomy: Network, *, sampling: Nuclei
     if kept.exists():
         return
     case, coarse_case = open_case(folder), load_coarse_case(folder)
-    rng = np.random.default_rng(int.from_bytes(folder.name.encode()[-8:]))
+    rng = np.random.default_rng(list(folder.name.encode()))
     drawn = [sample_subset(rng, AnatomySampling()) for _ in range(sampling.subsets)]
     present = [*_FIRST_SUBSETS, *drawn][: sampling.subsets]
     truth = _one_hot(case)
