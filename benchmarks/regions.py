@@ -2,9 +2,9 @@
 
     python benchmarks/regions.py --scans work/detection/scans --out work/regions.json
 
-SCANS is what benchmarks/detection.py has simulated. Each person is prepared as `deepmir segment`
-does, with some of the contrasts; nothing is segmented. Prints Dice with the nuclei part and, beside
-it, with the anatomy part alone; sides apart, mean over persons.
+SCANS are folders that benchmarks/detection.py has simulated. Each person is prepared as `deepmir
+segment` does, with some of the contrasts; nothing is segmented. Prints Dice with the nuclei part
+and, beside it, with the anatomy part alone; sides apart, mean over persons.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from deepmir.simulation.cohort import TRUTH_FOLDER
 from deepmir.volume import Modality, Scans
 
 SUBSETS = {
-    "T2w + SWI + QSM": (True, True, True),
+    "SWI + QSM + T2w": (True, True, True),
     "SWI + QSM": (False, True, True),
     "QSM": (False, False, True),
     "SWI": (False, True, False),
@@ -52,10 +52,13 @@ class Job:
 def main() -> None:
     """Prepare all, print and write."""
     options = read_options()
-    labels = sorted(path.name.removeprefix("sub-") for path in options.scans.glob("sub-*"))
+    persons = [path for folder in options.scans for path in sorted(folder.glob("sub-*"))]
     result = {}
     for subset in options.subsets:
-        jobs = [Job(options.scans, label, subset, options.weights) for label in labels]
+        jobs = [
+            Job(path.parent, path.name.removeprefix("sub-"), subset, options.weights)
+            for path in persons
+        ]
         with ProcessPoolExecutor(options.workers) as pool:
             rows = list(pool.map(measure, jobs))
         result[subset] = {
@@ -71,7 +74,7 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scans", type=Path, required=True)
+    parser.add_argument("--scans", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--subsets", nargs="+", choices=list(SUBSETS), default=list(SUBSETS)[:2])
     parser.add_argument("--weights", type=Path)

@@ -5,8 +5,9 @@
 Reads ``last.pt`` of the folders ``anatomy``, ``nuclei`` and ``findings`` under RUNS. A part that is
 not there is taken from the package's weights, and so are what it was trained on, and thresholds and
 calibration unless ``--thresholds`` names the JSON of benchmarks/choose_thresholds.py.
-``--detection``, ``--semi-real`` and ``--real`` take those of the other benchmarks: their figures go
-into the model card, several draws of ``--detection`` as one. Without RUNS the card alone is new.
+``--detection``, ``--regions``, ``--semi-real`` and ``--real`` take those of the other benchmarks:
+their figures go into the model card, several draws of ``--detection`` as one. Without RUNS the card
+alone is new.
 """
 
 import argparse
@@ -17,10 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from deepmir.labels import Finding
+from deepmir.labels import REGION_BY_BASE, Finding
 from deepmir.model.weights import ONNX_FILES, RELEASED, Calibration, Part, load_weights
+from deepmir.preprocessing.nuclei import BASES
 from deepmir.training.export import ReleaseNotes, export_release
 
 DATA = (
@@ -56,6 +56,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--thresholds", type=Path)
     parser.add_argument("--detection", type=Path, nargs="*", default=[])
+    parser.add_argument("--regions", type=Path, help="JSON of benchmarks/regions.py")
     parser.add_argument("--semi-real", type=Path, nargs="*", default=[])
     parser.add_argument("--real", type=Path, nargs="*", default=[])
     parser.add_argument(
@@ -117,6 +118,8 @@ def figures_of(options: argparse.Namespace) -> dict[str, float]:
             results = [draw[subset] for draw in draws if subset in draw]
             if isinstance(results[0], dict) and "score" in results[0]:
                 figures |= pooled_figures(f"{what}, {subset}", results)
+    if options.regions is not None:
+        figures |= region_figures(json.loads(options.regions.read_text(encoding="utf-8")))
     for path in options.real:
         for row in json.loads(path.read_text(encoding="utf-8")):
             figures |= real_figures(row)
@@ -136,13 +139,16 @@ def pooled_figures(name: str, results: list[dict[str, Any]]) -> dict[str, float]
         }
         what = f"{name}, {finding.name} ({n['n_reference']} there)"
         figures |= {f"{what}, {key}": a / b for key, (a, b) in shares.items() if b}
-    regions = results[0].get("region_dice", {})
-    weights = [one["score"]["cmb"]["n_persons"] for one in results]
-    return figures | {
-        f"{name}, Dice {region}": float(
-            np.average([one["region_dice"][region] for one in results], weights=weights)
-        )
-        for region in regions
+    return figures
+
+
+def region_figures(regions: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """Dice of brain and nuclei by contrasts; outlines are those of the last part there is."""
+    wanted = ("brain", *(REGION_BY_BASE[base].name for base in BASES))
+    return {
+        f"test heads, {subset}, Dice {name}": list(parts.values())[-1][name]
+        for subset, parts in regions.items()
+        for name in wanted
     }
 
 
