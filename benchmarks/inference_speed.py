@@ -3,9 +3,10 @@
     python benchmarks/inference_speed.py --out work/inference_speed.json --threads 2
 
 Both run in one process, in turns, on the same random images of a person's size: the findings part
-in its overlapping windows over a whole brain, the anatomy part on a whole head at 2 mm. Torch runs
-the network as it is (eager, float32), OpenVINO as `segment` sets it. Prints medians, how many times
-faster OpenVINO is, and the largest difference of a logit in one window.
+in its overlapping windows over a whole brain, the anatomy part on a whole head at 2 mm, the nuclei
+part on its box of 1 mm. Torch runs the network as it is (eager, float32), OpenVINO as `segment`
+sets it. Prints medians, how many times faster OpenVINO is, and the largest difference of a logit in
+one window.
 """
 
 import argparse
@@ -26,8 +27,11 @@ from deepmir.model.predict_torch import TorchNetwork, load_network
 from deepmir.model.weights import Part, Weights, load_weights
 from deepmir.volume import FloatMap
 
-BRAIN_SHAPE = (8, 144, 184, 112)  # findings part: box of a brain, 1.0 × 1.0 × 1.25 mm
-HEAD_SHAPE = (6, 96, 128, 96)  # anatomy part: a whole head at 2 mm
+SHAPES: dict[Part, tuple[int, ...]] = {
+    "anatomy": (6, 96, 128, 96),  # a whole head at 2 mm
+    "nuclei": (10, 104, 96, 72),  # a box of 1 mm
+    "findings": (8, 144, 184, 112),  # box of a brain, 1.0 × 1.0 × 1.25 mm
+}
 SEED = 1
 
 
@@ -43,13 +47,12 @@ class Row:
 
 
 def main() -> None:
-    """Measure both parts, print and write."""
+    """Measure all parts, print and write."""
     options = read_options()
     torch.set_num_threads(options.threads)
     weights = load_weights(options.weights)
     rows = [
-        measure(part, weights, threads=options.threads, repeats=options.repeats)
-        for part in ("anatomy", "findings")
+        measure(part, weights, threads=options.threads, repeats=options.repeats) for part in SHAPES
     ]
     print(f"{processor()}, {options.threads} threads, medians of {options.repeats}\n")
     print("| part | torch, s | OpenVINO, s | times faster | largest difference of a logit |")
@@ -86,7 +89,7 @@ def measure(part: Part, weights: Weights, *, threads: int, repeats: int) -> Row:
         "openvino": OpenVinoNetwork(weights.onnx_path(part), threads=threads),
     }
     images = random_images(part)
-    window = weights.manifest.inputs.findings_window if part == "findings" else HEAD_SHAPE[1:]
+    window = weights.manifest.inputs.findings_window if part == "findings" else SHAPES[part][1:]
     # in turns, so that what else the machine does weighs on both; the first round warms up
     rounds = [
         {
@@ -105,7 +108,7 @@ def measure(part: Part, weights: Weights, *, threads: int, repeats: int) -> Row:
 
 def run(part: Part, network: Network, images: FloatMap, *, window: Window) -> FloatMap:
     """Run a part over a person."""
-    if part == "anatomy":
+    if part != "findings":
         return network(images[np.newaxis])
     everywhere = np.ones(images.shape[1:], dtype=bool)
     overlap = SegmentConfig().overlap
@@ -114,8 +117,7 @@ def run(part: Part, network: Network, images: FloatMap, *, window: Window) -> Fl
 
 def random_images(part: Part) -> FloatMap:
     """Noise in a person's size: how long a convolution takes does not depend on the numbers."""
-    shape = BRAIN_SHAPE if part == "findings" else HEAD_SHAPE
-    return np.random.default_rng(SEED).normal(size=shape).astype(np.float32)
+    return np.random.default_rng(SEED).normal(size=SHAPES[part]).astype(np.float32)
 
 
 def seconds(work: Callable[[], object]) -> float:
