@@ -28,7 +28,7 @@ from deepmir.model.anatomy_input import SPACING_MM as COARSE_MM
 from deepmir.model.anatomy_input import scale_anatomy_inputs
 from deepmir.model.predict import Network
 from deepmir.preprocessing.anatomy import classes_and_side
-from deepmir.preprocessing.nuclei import ANATOMY_CLASSES, BASES, in_box, nuclei_box
+from deepmir.preprocessing.nuclei import ANATOMY_CLASSES, BASES, in_box, nuclei_box, nuclei_inputs
 from deepmir.training.anatomy_cases import load_coarse_case, masked_contrasts
 from deepmir.training.anatomy_samples import AnatomySampling, rotation, sample_subset, spread
 from deepmir.training.patches import Case, open_case
@@ -137,20 +137,24 @@ def make_sample(
     places = _places(case.classes.shape, rng, sampling)
     shift = torch.from_numpy(rng.normal(0, sampling.coarse_shift_mm, 3))
     channels = _greyed(_at(case.channels, places), rng, sampling.grey)
-    given = torch.from_numpy(case.present[variant].astype(np.float32))[:, None, None, None]
-    planes = given.expand_as(channels)
-    coarse = _at(case.coarse[variant], places + shift) / 255
+    coarse = _at(case.coarse[variant], places + shift)
     classes = _at(case.classes[np.newaxis], places, mode="nearest")[0]
-    return NucleiSample(torch.cat([channels * given, planes, coarse]), classes.to(torch.uint8))
+    inputs = _inputs(channels.numpy(), case.present[variant], coarse.numpy())
+    return NucleiSample(inputs, classes.to(torch.uint8))
 
 
 def whole_box(case: NucleiCase, variant: int) -> NucleiSample:
     """Box of a case as it is, for validation."""
-    channels = torch.from_numpy(case.channels.astype(np.float32))
-    given = torch.from_numpy(case.present[variant].astype(np.float32))[:, None, None, None]
-    coarse = torch.from_numpy(case.coarse[variant].astype(np.float32)) / 255
-    inputs = torch.cat([channels * given, given.expand_as(channels), coarse])
+    channels, coarse = case.channels.astype(np.float32), case.coarse[variant].astype(np.float32)
+    inputs = _inputs(channels, case.present[variant], coarse)
     return NucleiSample(inputs, torch.from_numpy(case.classes))
+
+
+def _inputs(channels: FloatMap, present: npt.NDArray[np.bool_], coarse: FloatMap) -> Tensor:
+    """Stack channels as inference does; those that are not there are 0, `coarse` is 0 to 255."""
+    t2w, swi, chi = (bool(given) for given in present)
+    shown = channels * present[:, None, None, None].astype(np.float32)
+    return torch.from_numpy(nuclei_inputs(shown, (t2w, swi, chi), coarse / np.float32(255)))
 
 
 def _places(shape: tuple[int, ...], rng: np.random.Generator, sampling: NucleiSampling) -> Tensor:

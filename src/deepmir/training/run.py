@@ -167,7 +167,7 @@ def _open_simulated(wanted: _Simulated, options: RunOptions, share: Share) -> Jo
 
 
 def _open_nuclei(wanted: _Simulated, options: RunOptions, initial: State | None) -> Job:
-    """Boxes of cases; those of other folders are drawn like those of the first."""
+    """Cut the boxes of the cases that are new, and draw from all."""
     if wanted.mixes:
         raise ConfigError("the nuclei part takes cases by --data alone; leave --mix out")
     workers = batch_makers(options, choose_device(options.device))
