@@ -87,13 +87,20 @@ def test_import_and_help_are_light(words):
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("words", [["-c", "import deepmir"], ["-m", "deepmir.cli", "--help"]])
-def test_import_and_help_are_quick(words):
-    # CPU time, so that a busy machine does not fail the test; the best of several starts
-    def seconds():
+def cpu_seconds(*words):
+    """CPU time of a start, so that a busy machine does not fail a test; the best of several."""
+
+    def once():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *words], check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(4)) < MAX_SECONDS
+    return min(once() for _ in range(4))
+
+
+@pytest.mark.parametrize("words", [["-c", "import deepmir"], ["-m", "deepmir.cli", "--help"]])
+def test_import_and_help_are_quick(words):
+    # what prints the help takes most of its time; a slow machine is allowed in proportion
+    allowed = max(MAX_SECONDS, 1.7 * cpu_seconds("-c", "import typer.rich_utils"))
+    assert cpu_seconds(*words) < allowed

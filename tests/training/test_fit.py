@@ -1,7 +1,6 @@
 """The training loop, on a network so small that a step takes milliseconds."""
 
 import json
-import os
 import resource
 import signal
 from concurrent.futures.process import BrokenProcessPool
@@ -100,10 +99,16 @@ def weights(out):
     )
 
 
+def ask_to_stop():
+    """Send this thread the signal of a machine that shuts down, if a handler waits for it."""
+    assert callable(signal.getsignal(signal.SIGTERM)), "the run did not take over SIGTERM"
+    signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.fixture
 def stop_at_3():
-    """Return a task that sends itself the signal of a machine that shuts down."""
-    return TinyTask(after_batch=lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == 3 else None)
+    """Return a task that asks its own run to stop."""
+    return TinyTask(after_batch=lambda n: ask_to_stop() if n == 3 else None)
 
 
 def test_a_run_ends_with_its_schedule_and_learns(tmp_path):
@@ -383,7 +388,7 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path, name, scores, best)
 def test_a_resumed_run_remembers_its_best(tmp_path):
     plan = recipe(validate_every=2, best_by="F1")
     task = rising(0.9)
-    task.after_batch = lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == 2 else None
+    task.after_batch = lambda n: ask_to_stop() if n == 2 else None
     assert run(tmp_path, task, plan).step == 3
     run(tmp_path, rising(0.5, 0.6, 0.7), plan)
     assert read_checkpoint(tmp_path / BEST_NAME).step == 2
