@@ -1,5 +1,7 @@
 """The nuclei part: boxes of cases, samples, training that goes on, and export."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from deepmir.errors import ConfigError, InputError, WeightsError
 from deepmir.model.anatomy_input import NO_REGION_CLASS
 from deepmir.model.predict import open_network
 from deepmir.model.unet import UNetSpec
-from deepmir.model.weights import MAX_BYTES, RELEASED
+from deepmir.model.weights import MAX_BYTES, RELEASED, load_weights
 from deepmir.preprocessing.nuclei import ANATOMY_CLASSES, BASES, N_CHANNELS, N_CLASSES
 from deepmir.training.export import ReleaseNotes, export_release, load_trainable
 from deepmir.training.fit import RunOptions, read_checkpoint
@@ -20,7 +22,7 @@ from deepmir.training.nuclei_cases import (
     prepare_case,
     whole_box,
 )
-from deepmir.training.nuclei_task import BOXES_NAME, score_nuclei
+from deepmir.training.nuclei_task import boxes_folder, score_nuclei
 from deepmir.training.recipes import OptimisationConfig, Recipe, ScheduleConfig
 from deepmir.training.run import Mix, train
 
@@ -54,7 +56,7 @@ def anatomy(batch):
 @pytest.fixture
 def boxes(cases, tmp_path):
     """Prepare the boxes of all cases, as a run would with its own anatomy part."""
-    folder = tmp_path / "out" / BOXES_NAME
+    folder = boxes_folder(tmp_path / "out", load_weights())
     for case in sorted(cases.iterdir()):
         prepare_case(case, folder / f"{case.name}.npz", anatomy, sampling=SAMPLING)
     return folder
@@ -119,8 +121,7 @@ def test_it_trains_stops_and_goes_on_to_the_same_weights(boxes, cases, tmp_path)
     assert whole.finished
     assert 0 <= whole.scores["putamen"] <= 1
     parts = tmp_path / "parts"
-    parts.mkdir()
-    (parts / BOXES_NAME).symlink_to(boxes)
+    shutil.copytree(boxes, boxes_folder(parts, load_weights()))
     assert not train(RECIPE, cases, parts, options=RunOptions(minutes=0)).finished
     assert train(RECIPE, cases, parts).finished
     one, other = (read_checkpoint(folder / "last.pt") for folder in (tmp_path / "out", parts))
@@ -140,6 +141,12 @@ def test_it_is_released_beside_the_other_parts(cases, tmp_path):
         wanted = load_trainable(out, "nuclei")(torch.from_numpy(batch)).numpy()
     np.testing.assert_allclose(logits, wanted, atol=1e-3)
     assert "## nuclei part" in (out / "MODEL_CARD.md").read_text()
+
+
+def test_boxes_of_another_anatomy_part_are_not_taken(boxes, tiny_weights, tmp_path):
+    released, other = load_weights(), load_weights(tiny_weights)
+    assert boxes_folder(tmp_path / "out", released) == boxes
+    assert boxes_folder(tmp_path / "out", other) != boxes
 
 
 def test_it_takes_cases_alone(cases, tmp_path):

@@ -21,7 +21,7 @@ from deepmir.labels import REGION_BY_BASE
 from deepmir.model.losses import classes_loss
 from deepmir.model.predict import open_network
 from deepmir.model.unet import UNet, build_network
-from deepmir.model.weights import Weights
+from deepmir.model.weights import ONNX_FILES, Weights
 from deepmir.preprocessing.nuclei import BASES, N_CLASSES
 from deepmir.training.fit import Batch
 from deepmir.training.nuclei_cases import (
@@ -37,7 +37,6 @@ from deepmir.training.patches import list_cases
 from deepmir.training.prefetch import Prefetch
 from deepmir.training.recipes import Recipe
 
-BOXES_NAME = "boxes"
 _VALIDATION_SUBSETS = 2  # those that every case is seen with
 _cases: dict[Path, NucleiCase] = {}  # of a worker process; filled as they are drawn
 _Packed = tuple[npt.NDArray[np.float16], npt.NDArray[np.uint8]]
@@ -140,10 +139,15 @@ class Boxes:
     validation: tuple[Path, ...]
 
 
+def boxes_folder(out: Path, weights: Weights) -> Path:
+    """Folder of a run's boxes: another anatomy part finds the nuclei elsewhere, so has its own."""
+    return out / "boxes" / weights.manifest.files[ONNX_FILES["anatomy"]].sha256[:12]
+
+
 def prepare_boxes(
     recipe: Recipe, cases: Path, out: Path, weights: Weights, *, workers: int = 1
 ) -> Boxes:
-    """Cut the boxes of all cases of the recipe's heads into a folder; those there are kept.
+    """Cut the boxes of all cases of the recipe's heads into a run's folder; those there are kept.
 
     Raises
     ------
@@ -158,7 +162,8 @@ def prepare_boxes(
             f"{cases} has no case of heads {', '.join(map(str, recipe.train_heads))}; simulate "
             "some first (benchmarks/release_data.py)"
         )
-    kept = [{cases / name: out / f"{name}.npz" for name in names} for names in groups]
+    folder = boxes_folder(out, weights)
+    kept = [{cases / name: folder / f"{name}.npz" for name in names} for names in groups]
     absent = [(folder, box) for group in kept for folder, box in group.items() if not box.exists()]
     if absent:
         preparer = _Preparer(weights, recipe.nuclei)

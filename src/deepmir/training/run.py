@@ -43,7 +43,7 @@ from deepmir.training.fit import (
 from deepmir.training.folds import FOLDS_NAME, Fold, plan_split, read_plan, settle_plan
 from deepmir.training.fresh import closing_in_turn, has_anatomies, makers_for
 from deepmir.training.nnunet import NnunetNames, export_nnunet
-from deepmir.training.nuclei_task import BOXES_NAME, NucleiTask, prepare_boxes
+from deepmir.training.nuclei_task import NucleiTask, prepare_boxes
 from deepmir.training.parallel import run_job
 from deepmir.training.patches import list_cases
 from deepmir.training.recipes import Recipe, recipe_as_dict, recipe_from_json, with_seed
@@ -174,7 +174,7 @@ def _open_nuclei(wanted: _Simulated, options: RunOptions, initial: State | None)
     boxes = prepare_boxes(
         wanted.recipe,
         wanted.data,
-        wanted.out / BOXES_NAME,
+        wanted.out,
         load_weights(wanted.init),
         workers=options.makers or os.cpu_count() or 1,
     )
