@@ -79,8 +79,20 @@ def test_a_network_is_bound_to_no_core(weights):
     """Pinned, all processes of a cohort with one thread each would share the first core."""
     network = open_network(weights, "findings", CPU)
     network(np.zeros((1, 8, 8, 8, 4), dtype=np.float32))
-    compiled = network._request.get_compiled_model()
+    compiled = network._requests[0].get_compiled_model()
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+@pytest.mark.parametrize(("threads", "streams"), [(1, 1), (2, 2)])
+def test_a_batch_is_computed_side_by_side_as_one_by_one(weights, threads, streams):
+    batch = np.random.default_rng(0).normal(size=(3, 8, 16, 16, 8)).astype(np.float32)
+    network = open_network(weights, "findings", SegmentConfig(device="cpu", threads=threads))
+    together = network(batch[:2])
+    compiled = network._requests[0].get_compiled_model()
+    assert compiled.get_property("NUM_STREAMS") == streams
+    one_by_one = [network(image[np.newaxis])[0] for image in batch]
+    np.testing.assert_allclose(together, one_by_one[:2], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(network(batch), one_by_one, rtol=1e-4, atol=1e-4)
 
 
 def test_results_are_copies(weights):
@@ -106,7 +118,7 @@ def test_windows_are_multiples_and_never_longer_than_asked(channels):
     network = _Recorder()
     where = np.ones(channels.shape[1:], dtype=bool)
     predict_windows(network, channels, window=(128, 16, 8), overlap=0.25, where=where)
-    assert set(network.shapes) == {(1, 2, 40, 16, 8)}
+    assert set(network.shapes) == {(2, 2, 40, 16, 8)}
 
 
 def test_only_the_box_around_the_mask_is_visited(channels):
@@ -115,7 +127,7 @@ def test_only_the_box_around_the_mask_is_visited(channels):
     where[18, 18, 10] = True
     found = predict_windows(network, channels, window=(128, 128, 32), overlap=0.25, where=where)
     # straight and mirrored; a margin of 8, 8 and 4 on each side
-    assert network.shapes == [(1, 2, 24, 24, 12)] * 2
+    assert network.shapes == [(2, 2, 24, 24, 12)]
     assert found[:, 18, 18, 10] == pytest.approx(whole(channels)[:, 18, 18, 10], abs=1e-6)
     assert found[:, 0, 0, 0].tolist() == [1, 0, 0]
 
@@ -127,7 +139,7 @@ def test_windows_without_a_voxel_of_the_mask_are_left_out(channels):
     options = {"window": (8, 8, 4), "overlap": 0.0}
     predict_windows(every, channels, where=np.ones_like(where), **options)
     predict_windows(some, channels, where=where, **options)
-    assert len(some.shapes) == 4 < len(every.shapes)
+    assert len(some.shapes) == 2 < len(every.shapes)
 
 
 def test_every_window_is_seen_mirrored_too():
@@ -214,7 +226,7 @@ def test_log_odds_undo_the_softening_and_know_what_is_impossible():
 
 
 def test_of_two_windows_the_less_certain_does_not_decide_alone():
-    certain = iter((20.0, 20.0, 4.0, 4.0))  # each window is seen twice
+    certain = iter((20.0, 4.0))
 
     def network(batch):
         odds = next(certain)

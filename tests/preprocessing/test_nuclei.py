@@ -65,10 +65,10 @@ class Exact:
         self.seen.append(batch)
         first = [side.start for side in self.box]
         inside = ball(batch.shape[2:], (1, 1, 1), RADIUS_MM, first)
-        logits = np.zeros((1, 5, *batch.shape[2:]), np.float32)
-        logits[0, 0] = np.where(inside, -9, 9)
-        logits[0, 1 + BASES.index(PUTAMEN)] = -logits[0, 0]
-        return logits if len(self.seen) == 1 else logits[:, :, ::-1]  # mirrored the second time
+        logits = np.zeros((5, *batch.shape[2:]), np.float32)
+        logits[0] = np.where(inside, -9, 9)
+        logits[1 + BASES.index(PUTAMEN)] = -logits[0]
+        return np.stack([logits, logits[:, ::-1]])  # the second image is mirrored
 
 
 def coarse_of(anatomy):
@@ -133,10 +133,10 @@ def test_outlines_are_those_of_the_nuclei_part(anatomy):
     assert (after.regions[before & ~putamen] % 100 == FRONTAL).all()
     assert not after.regions[~anatomy.brain_mask].any()
     assert np.array_equal(after.brain_mask, anatomy.brain_mask)
-    straight, mirrored = network.seen
-    assert straight.shape[1] == 10
-    assert [float(plane.mean()) for plane in straight[0, :6]] == [0.5, 0, -0.5, 1, 0, 1]
-    np.testing.assert_array_equal(straight, mirrored[:, :, ::-1])
+    ((straight, mirrored),) = network.seen
+    assert straight.shape[0] == 10
+    assert [float(plane.mean()) for plane in straight[:6]] == [0.5, 0, -0.5, 1, 0, 1]
+    np.testing.assert_array_equal(straight, mirrored[:, ::-1])
 
 
 def test_sides_are_those_of_the_anatomy_part(anatomy):

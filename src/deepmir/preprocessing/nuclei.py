@@ -20,7 +20,7 @@ import numpy.typing as npt
 from deepmir.labels import REGIONS
 from deepmir.model.anatomy_input import OUTSIDE_CLASS, regions_of_classes
 from deepmir.model.anatomy_input import SPACING_MM as COARSE_MM
-from deepmir.model.predict import Network, softmax
+from deepmir.model.predict import Network, seen_both_ways
 from deepmir.preprocessing.anatomy import Anatomy
 from deepmir.preprocessing.resample import interpolate_axis
 from deepmir.volume import FloatMap, Present
@@ -92,9 +92,7 @@ def find_nuclei(
     inputs = nuclei_inputs(
         in_box(channels, spacing_mm, box), present, in_box(coarse, (COARSE_MM,) * 3, box)
     )
-    straight = softmax(network(inputs[np.newaxis])[0])
-    mirrored = softmax(network(np.ascontiguousarray(inputs[np.newaxis, :, ::-1]))[0])
-    return Nuclei(box, np.float32(0.5) * (straight + mirrored[:, ::-1]))
+    return Nuclei(box, seen_both_ways(network, inputs))
 
 
 def nuclei_box(coarse: FloatMap) -> Box | None:
