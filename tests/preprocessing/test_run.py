@@ -1,5 +1,6 @@
 """Preprocessing as a whole: every subset of scans, any grid, and what is refused."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,14 @@ from deepmir.errors import GeometryError, InputError, UnitError
 from deepmir.geometry import Grid
 from deepmir.model.weights import load_weights
 from deepmir.preprocessing.resample import resample
-from deepmir.preprocessing.run import brain_coverage, check_scans, prepare, scaled_channels
+from deepmir.preprocessing.run import (
+    Coverage,
+    brain_coverage,
+    check_scans,
+    coverage_notices,
+    prepare,
+    scaled_channels,
+)
 from deepmir.volume import Modality, Scans
 
 CONFIG = Config(segment=SegmentConfig(device="cpu", threads=1))
@@ -153,6 +161,25 @@ def test_regions_outside_the_field_of_view_are_not_covered(person, weights, fast
     assert coverage.brain_ml == pytest.approx(person.brain.sum() * 0.9 * 0.95 * 2 / 1000, rel=0.1)
     assert coverage.share == len(coverage.regions) / 30
     assert any("ml of brain" in notice.message for notice in prepared.notices)
+
+
+@pytest.mark.parametrize(
+    ("brain_ml", "share", "said"),
+    [
+        (1200, 1.0, []),
+        (800, 1.0, ["800 ml of brain and 100% of the regions"]),
+        (590, 0.8, ["590 ml of brain and 80% of the regions"]),
+        (590, 1.0, ["590 ml of brain with 100% of its regions.* header, 1 × 1 × 3 mm"]),
+        (2500, 0.9, ["2500 ml of brain with 90% of its regions.* header, 1 × 1 × 3 mm"]),
+    ],
+)
+def test_a_voxel_size_that_can_hardly_be_right_is_said(brain_ml, share, said):
+    coverage = Coverage(frozenset(), brain_ml=brain_ml, complete=True, share=share)
+    notices = coverage_notices(coverage, Grid((10, 10, 10), np.diag([1, 1, 3, 1])))
+    assert len(notices) == len(said)
+    for notice, text in zip(notices, said, strict=True):
+        assert re.search(text, notice.message)
+        assert (notice.level == "warning") == ("header" in text)
 
 
 def test_a_brain_that_is_cut_off_is_incomplete(person, weights, fast):

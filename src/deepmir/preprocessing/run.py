@@ -32,6 +32,7 @@ Progress = Callable[[str, float], None]
 MIN_REGION_MM3 = 100.0
 """A region of which less than this is seen counts as outside the field of view."""
 _USUAL_BRAIN_ML = 1000.0  # a small adult's; less than this is hardly the whole of it
+_POSSIBLE_BRAIN_ML = (700.0, 2200.0)  # a brain with all its regions is neither smaller nor larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,12 @@ def prepare(
         reference=aligned.reference,
         alignments=alignments,
         brain_coverage=coverage,
-        notices=(*checked, *registration_notices, *unit_notices, *_coverage_notices(coverage)),
+        notices=(
+            *checked,
+            *registration_notices,
+            *unit_notices,
+            *coverage_notices(coverage, aligned.reference.grid),
+        ),
     )
 
 
@@ -212,6 +218,23 @@ def brain_coverage(anatomy: Anatomy, grid: Grid) -> Coverage:
     )
 
 
+def coverage_notices(coverage: Coverage, grid: Grid) -> tuple[Notice, ...]:
+    """Say what is not in the field of view, or that the voxel size can hardly be right."""
+    seen_ml = f"the reference scan shows {coverage.brain_ml:.0f} ml of brain"
+    low, high = _POSSIBLE_BRAIN_ML
+    if coverage.brain_ml > high or (coverage.share == 1 and coverage.brain_ml < low):
+        size = " × ".join(f"{length:.3g}" for length in grid.spacing_mm)
+        text = (
+            f"{seen_ml} with {coverage.share:.0%} of its regions, where an adult has 1000 to 1600: "
+            f"check the voxel size in its header, {size} mm; sizes and regions rest on it"
+        )
+        return (Notice("preprocess", text),)
+    if coverage.complete and coverage.brain_ml >= _USUAL_BRAIN_ML:
+        return ()
+    text = f"{seen_ml} and {coverage.share:.0%} of the regions; counts of the others are n/a"
+    return (Notice("preprocess", text, "info"),)
+
+
 def _aligned(scan: Volume | None, reference: Volume, config: PreprocessConfig) -> Aligned | None:
     if scan is None:
         return None
@@ -250,16 +273,3 @@ def _check_inverted(aligned: Scans, anatomy: Anatomy) -> None:
             spacing_mm=aligned.reference.grid.spacing_mm,
             name=aligned.chimap.name or "the QSM",
         )
-
-
-def _coverage_notices(coverage: Coverage) -> tuple[Notice, ...]:
-    if coverage.complete and coverage.brain_ml >= _USUAL_BRAIN_ML:
-        return ()
-    return (
-        Notice(
-            "preprocess",
-            f"the reference scan shows {coverage.brain_ml:.0f} ml of brain and "
-            f"{coverage.share:.0%} of the regions; counts of the others are n/a",
-            "info",
-        ),
-    )
