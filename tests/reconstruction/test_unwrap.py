@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepmir.reconstruction.unwrap import path_field, plan_paths, unwrap_along, wrap
+from deepmir.reconstruction.unwrap import largest_tear, path_field, plan_paths, unwrap_along, wrap
 
 SHAPE = (14, 11, 9)
 
@@ -82,3 +82,15 @@ def test_a_constant_between_steps_is_no_field(offset_rad):
     found = path_field(wrapped, magnitudes, mask, echo_times_s=times, b0_t=3.0)
     assert np.ptp((found.field_ppm - field)[mask]) < 1e-3
     assert not found.field_ppm[~mask].any()
+
+
+def test_a_tear_is_a_sheet_not_scattered_voxels_and_not_outside():
+    field = np.zeros(SHAPE, np.float32)
+    field[3, 4, 5] = 1.0  # torn from its six neighbours
+    mask = np.ones(SHAPE, bool)
+    assert largest_tear(field, mask, half_turn_ppm=0.5) == pytest.approx(7 / mask.sum())
+    assert largest_tear(field, mask, half_turn_ppm=1.5) == 0
+    field[9:] += 1.0
+    assert largest_tear(field, mask, half_turn_ppm=0.5) == pytest.approx(2 / SHAPE[0])
+    mask[8] = False
+    assert largest_tear(field, mask, half_turn_ppm=0.5) == pytest.approx(7 / mask.sum())

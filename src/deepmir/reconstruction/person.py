@@ -56,9 +56,13 @@ from deepmir.reconstruction.run import (
     invert_local_field,
     reconstruct_local_field,
     reconstruct_swi,
+    torn_share,
 )
 from deepmir.reconstruction.swi import minimum_intensity_projection
 from deepmir.volume import BoolMap, FloatMap, IntMap, Modality, Notice, Scans, Volume
+
+TORN_FROM = 0.003
+"""Share of the brain. Simulated single echoes: 0.0003 at most; badly added coils: 0.016."""
 
 DEFAULT_STRENGTH: dict[InversionMethod, float] = {"tkd": 0.15, "closed-form": 0.003, "medi": 3e-4}
 """Chosen by ``benchmarks/reconstruction.py``."""
@@ -149,14 +153,15 @@ def reconstruct(
     with run.stage("brain mask"):
         brain, regions = _brain(read, brain, run.network, settings)
     with run.stage("field"):
-        local = reconstruct_local_field(read.echoes, brain, chimap_settings(settings.reconstruct))
+        local, field_notices = _local_field(read, brain, settings.reconstruct)
         sign, evidence = _resolve_sign(scan, read.echoes, local, regions)
         if sign < 0:
             local = local.negated()
     echoes = read.echoes if sign > 0 else _conjugated(read.echoes)
     swi, minip, r2star = _weighted_images(run, echoes)
     chi, chi_notices = _chimap(run, echoes, local, r2star)
-    notices = (*read.notices, *chi_notices, *_sign_notices(scan, evidence, positive=sign > 0))
+    sign_notices = _sign_notices(scan, evidence, positive=sign > 0)
+    notices = (*read.notices, *field_notices, *chi_notices, *sign_notices)
     like = read.like
     return Reconstruction(
         subject=run.subject,
@@ -417,6 +422,24 @@ def _csf(
         return found, ()
     text = "no CSF of the ventricles was found by its slow decay: the brain's mean is the reference"
     return None, (Notice("reconstruct", text),)
+
+
+def _local_field(
+    read: ReadEchoes, brain: BoolMap, config: ReconstructConfig
+) -> tuple[LocalField, tuple[Notice, ...]]:
+    """Local field as the config says, but unwrapped by its Laplacian where paths tear it."""
+    settings = chimap_settings(config)
+    local = reconstruct_local_field(read.echoes, brain, settings)
+    torn = torn_share(local, read.echoes) if settings.unwrap == "path" else 0.0
+    if torn < TORN_FROM:
+        return local, ()
+    text = (
+        f"the phase of {read.like.name} turns round lines, as where coils were added without "
+        f"aligning them: unwrapped along paths it jumps by a whole turn over {torn:.1%} of the "
+        "brain, so it was unwrapped by its Laplacian; broad shades may remain in the Chimap"
+    )
+    smooth = replace(settings, unwrap="laplacian")
+    return reconstruct_local_field(read.echoes, brain, smooth), (Notice("reconstruct", text),)
 
 
 def _end_notices(inversion: Inversion, config: ReconstructConfig) -> tuple[Notice, ...]:

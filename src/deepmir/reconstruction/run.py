@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from deepmir.errors import ConfigError
 from deepmir.physics.dipole import field_ppm
+from deepmir.physics.signal import phase_per_ppm_rad
 from deepmir.reconstruction.background import (
     BackgroundMethod,
     remove_background_pdf,
@@ -32,6 +33,7 @@ from deepmir.reconstruction.unwrap import (
     UnwrapMethod,
     combine_echoes,
     laplacian_field,
+    largest_tear,
     path_field,
 )
 from deepmir.volume import BoolMap, FloatMap
@@ -159,6 +161,17 @@ def reconstruct_local_field(
     total = _total_field(echoes, brain, settings.unwrap)
     local, inner = _without_background(total, mask, echoes, settings)
     return LocalField(local, inner, total, mask)
+
+
+def torn_share(local: LocalField, echoes: GradientEchoes) -> float:
+    """Share of the brain over which unwrapping along paths has torn the field of a single echo.
+
+    0 with several echoes: the coils' phase, whose lines tear it, drops out between them.
+    """
+    if len(echoes.signals) > 1:
+        return 0.0
+    half_turn_ppm = np.pi / phase_per_ppm_rad(echoes.b0_t, echoes.echo_times_s[0])
+    return largest_tear(local.total.field_ppm, local.brain, half_turn_ppm=half_turn_ppm)
 
 
 def invert_local_field(

@@ -212,6 +212,33 @@ def path_field(
     return _weighted_mean(unwrapped, magnitudes, times_s=times_s, b0_t=b0_t)
 
 
+def largest_tear(field_ppm: FloatMap, mask: BoolMap, *, half_turn_ppm: float) -> float:
+    """Share of a mask that its largest piece of voxels more than half a turn from a neighbour has.
+
+    Where phase turns round a line, as that of coils that were added without aligning them does,
+    every way round is a whole turn off, and unwrapping along paths leaves a sheet over which it
+    jumps. Strong microbleeds and noise leave a few voxels only.
+
+    Parameters
+    ----------
+    field_ppm : (I, J, K) array
+        Unwrapped along paths.
+    mask : (I, J, K) bool array
+        Where to look.
+    half_turn_ppm
+        Field that turns the phase by π.
+    """
+    torn = np.zeros(mask.shape, dtype=bool)
+    for axis in range(3):
+        start, end = _neighbours(axis)
+        jumps = np.abs(field_ppm[end] - field_ppm[start]) > half_turn_ppm
+        jumps &= mask[start] & mask[end]
+        torn[start] |= jumps
+        torn[end] |= jumps
+    pieces, n = ndimage.label(torn, structure=np.ones((3, 3, 3)))
+    return float(np.bincount(pieces[torn]).max() / mask.sum()) if n else 0.0
+
+
 def relative_weight(weight: FloatMap, mask: BoolMap) -> FloatMap:
     """Weight whose mean in the mask is 1; at most 3, so that outliers do not rule; 0 outside."""
     mean = max(float(np.mean(weight[mask])), 1e-20) if mask.any() else 1.0
