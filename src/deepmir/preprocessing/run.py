@@ -226,7 +226,8 @@ def coverage_notices(coverage: Coverage, grid: Grid) -> tuple[Notice, ...]:
         size = " × ".join(f"{length:.3g}" for length in grid.spacing_mm)
         text = (
             f"{seen_ml} with {coverage.share:.0%} of its regions, where an adult has 1000 to 1600: "
-            f"check the voxel size in its header, {size} mm; sizes and regions rest on it"
+            f"check its voxel size, {size} mm by its header, and the brain mask if you gave one; "
+            "sizes and regions rest on them"
         )
         return (Notice("preprocess", text),)
     if coverage.complete and coverage.brain_ml >= _USUAL_BRAIN_ML:
