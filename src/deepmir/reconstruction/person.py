@@ -62,7 +62,7 @@ from deepmir.reconstruction.swi import minimum_intensity_projection
 from deepmir.volume import BoolMap, FloatMap, IntMap, Modality, Notice, Scans, Volume
 
 TORN_FROM = 0.003
-"""Share of the brain. Simulated single echoes: 0.0003 at most; badly added coils: 0.016."""
+"""Share of the brain. Real and simulated single echoes: 0.001 at most; badly added coils: 0.016."""
 
 DEFAULT_STRENGTH: dict[InversionMethod, float] = {"tkd": 0.15, "closed-form": 0.003, "medi": 3e-4}
 """Chosen by ``benchmarks/reconstruction.py``."""
