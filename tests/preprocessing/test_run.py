@@ -167,10 +167,11 @@ def test_regions_outside_the_field_of_view_are_not_covered(person, weights, fast
     ("brain_ml", "share", "said"),
     [
         (1200, 1.0, []),
+        (2230, 1.0, []),  # the person of `deepmir demo`
         (800, 1.0, ["800 ml of brain and 100% of the regions"]),
         (590, 0.8, ["590 ml of brain and 80% of the regions"]),
         (590, 1.0, ["590 ml of brain with 100% of its regions.* 1 × 1 × 3 mm by its header"]),
-        (2500, 0.9, ["2500 ml of brain with 90% of its regions.* 1 × 1 × 3 mm by its header"]),
+        (3500, 0.9, ["3500 ml of brain with 90% of its regions.* 1 × 1 × 3 mm by its header"]),
     ],
 )
 def test_a_voxel_size_that_can_hardly_be_right_is_said(brain_ml, share, said):

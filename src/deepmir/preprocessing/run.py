@@ -32,7 +32,7 @@ Progress = Callable[[str, float], None]
 MIN_REGION_MM3 = 100.0
 """A region of which less than this is seen counts as outside the field of view."""
 _USUAL_BRAIN_ML = 1000.0  # a small adult's; less than this is hardly the whole of it
-_POSSIBLE_BRAIN_ML = (700.0, 2200.0)  # a brain with all its regions is neither smaller nor larger
+_POSSIBLE_BRAIN_ML = (700.0, 3000.0)  # with CSF; the ICBM 152 template has 2200
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def coverage_notices(coverage: Coverage, grid: Grid) -> tuple[Notice, ...]:
     if coverage.brain_ml > high or (coverage.share == 1 and coverage.brain_ml < low):
         size = " × ".join(f"{length:.3g}" for length in grid.spacing_mm)
         text = (
-            f"{seen_ml} with {coverage.share:.0%} of its regions, where an adult has 1000 to 1600: "
+            f"{seen_ml} with {coverage.share:.0%} of its regions, where an adult has 1000 to 2000: "
             f"check its voxel size, {size} mm by its header, and the brain mask if you gave one; "
             "sizes and regions rest on them"
         )
