@@ -23,6 +23,7 @@ from deepmir.simulation.anatomy import (
     brain_of,
     built_in_anatomy,
     complete_anatomy,
+    fill_islands,
     load_anatomy,
     merge_odd_labels,
     place_nuclei,
@@ -166,6 +167,37 @@ def test_cisterns_between_parts_belong_to_the_brain_and_the_neck_does_not():
     assert brain[12:15, 5:7, 5:7].all()
     assert not brain[:7].any()
     assert not brain[20:].any()
+
+
+def skull_with_csf():
+    """CSF in a shell of bone and soft tissue, with air around it."""
+    labels = np.zeros((32, 32, 32), dtype=np.uint16)
+    labels[2:30, 2:30, 2:30] = 507
+    labels[8:24, 8:24, 8:24] = BONE
+    labels[10:22, 10:22, 10:22] = 24
+    return labels
+
+
+@pytest.mark.parametrize("number", [0, BONE, SKIN, 530])
+def test_islands_inside_the_skull_take_what_is_around_them(number):
+    whole = skull_with_csf()
+    labels = whole.copy()
+    labels[12, 12, 12] = labels[16:19, 15:18, 14:16] = number
+    assert np.array_equal(fill_islands(labels), whole)
+
+
+def test_air_in_the_brains_coverings_is_filled_even_where_it_touches_bone():
+    whole = skull_with_csf()
+    labels = whole.copy()
+    labels[12:18, 12:15, 10:13] = 0  # lies on the bone by one of its six sides
+    assert np.isin(fill_islands(labels)[12:18, 12:15, 10:13], (24, BONE)).all()
+
+
+def test_sinuses_and_the_skull_stay_as_they_are():
+    labels = skull_with_csf()
+    labels[3:7, 14:18, 14:18] = 0  # a sinus in soft tissue
+    labels[9:15, 12, 12] = BONE  # a spine of the skull
+    assert np.array_equal(fill_islands(labels), labels)
 
 
 # ---- reading ---------------------------------------------------------------
@@ -344,6 +376,7 @@ def test_the_built_in_head_has_everything():
 @pytest.mark.shared
 def test_a_real_head(shared_data):
     head = read_anatomy(shared_data / "anatomy_labels" / "anatomy_13.nii.gz")
+    assert np.array_equal(fill_islands(head.labels), head.labels)
     assert set(np.unique(head.regions).tolist()) == {0, *ALL_REGION_NUMBERS}
     for number in NUCLEI:
         assert 100 < (head.labels == number).sum() < 1200

@@ -25,6 +25,7 @@ from deepmir.physics.signal import (
 )
 from deepmir.reconstruction.run import GradientEchoes, SwiSettings, erode_mm
 from deepmir.reconstruction.swi import ComplexMap, homodyne_phase, unwrapped_phase
+from deepmir.simulation.anatomy import EXTRACRANIAL
 from deepmir.simulation.lesions import DepositEffect, ScanGeometry, deposit_effect
 from deepmir.simulation.protocol import Protocol
 from deepmir.simulation.scene import COARSE_MM, Scene, interpolate_axis
@@ -47,7 +48,6 @@ BORDER_VOXELS = 6
 SLAB_SLICES = 8  # simulated at a time
 _FLOW_VOID = np.float32(0.7)  # share of the T2w signal that flowing blood loses
 FRINGE_RAD = 0.8  # filtered phase above this darkens SWI by two thirds
-_EXTRACRANIAL = (0, 506, 507, 508, 509, 511, 512, 515, 516, 530)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +323,7 @@ def _chi_with_texture(
     if structured:
         chi *= iron_pattern(scene.labels, rng)
         chi += structure_ppm(scene.labels, rng)
-    chi = ndimage.gaussian_filter(chi * ~np.isin(scene.labels, _EXTRACRANIAL), 0.5)
+    chi = ndimage.gaussian_filter(chi * ~np.isin(scene.labels, EXTRACRANIAL), 0.5)
     shape = (chi.shape[0], chi.shape[1], chi.shape[2])
     fine = texture(shape, rng, correlation_voxels=0.8, amplitude=float(rng.uniform(0.004, 0.010)))
     wide = texture(shape, rng, correlation_voxels=2.5, amplitude=float(rng.uniform(0.001, 0.003)))
@@ -346,7 +346,7 @@ def _background_field(scene: Scene, grid: _ScanGrid) -> FloatMap:
     chi = ndimage.gaussian_filter(chi, 1.0)
     # Inside the head these are no sources: what the blur carries over the brain's rim, and holes
     # of the label map, would come out as susceptibility of the brain.
-    chi[scene.coarse_brain | ~np.isin(scene.coarse_labels, _EXTRACRANIAL)] = 0
+    chi[scene.coarse_brain | ~np.isin(scene.coarse_labels, EXTRACRANIAL)] = 0
     step = (float(COARSE_MM),) * 3
     field = field_ppm(chi - np.float32(AIR_CHI_PPM), step, grid.b0, margin_mm=60.0)
     field = field - shim_field(field, np.isin(scene.coarse_labels, _SHIMMED))

@@ -40,6 +40,8 @@ from deepmir.volume import BoolMap, FloatMap
 
 BONE, SKIN, SOFT_TISSUE = 515, 511, 507
 """Numbers of what lies outside the brain, as the training heads have them."""
+EXTRACRANIAL = (0, 506, SOFT_TISSUE, 508, 509, SKIN, 512, BONE, 516, 530)
+"""What lies outside the skull's inner table: air, eyes, muscle, mucosa, skin, bone, nerves."""
 
 _CORTEX, _WHITE = (3, 42), (2, 41, 25, 57)
 _CEREBELLUM = (7, 8, 46, 47)
@@ -75,6 +77,7 @@ _AIR_MM = (  # centre and half axes, MNI: sphenoid sinus, nasal cavity
     ((0.0, 52.0, -52.0), (9.0, 26.0, 20.0)),
 )
 _MARGIN = 4  # mm of air kept around the head
+_SMALLEST_AIR_MM3 = 8  # a voxel of the grid of the background field
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +121,7 @@ def read_anatomy(path: Path) -> Anatomy:
     if labels.max() < 500:
         labels, affine = _add_shells(labels, affine)
     box = padded_box(labels > 0, margin=_MARGIN)
-    return complete_anatomy(labels[box], _moved(affine, box), name=path.name)
+    return complete_anatomy(fill_islands(labels[box]), _moved(affine, box), name=path.name)
 
 
 def built_in_anatomy() -> Anatomy:
@@ -201,6 +204,45 @@ def merge_odd_labels(labels: LabelMap) -> LabelMap:
         known = np.isin(merged, _PARENCHYMA)
         merged[nearest] = _fill_nearest(merged, known=known, wanted=nearest)
     return merged
+
+
+def fill_islands(labels: LabelMap) -> LabelMap:
+    """Give specks of air, bone or soft tissue inside the skull the label of what is around them.
+
+    Automatic label maps hold hundreds of them, most of one voxel and unlabelled, which means air.
+    A bubble has the field of a microbleed and a splinter of bone that of a calcification, so
+    that a simulated scan of such a head would show findings which its truth does not know.
+
+    Air that tissue encloses is filled, too, where it is smaller than a voxel of the grid of the
+    background field, or borders on more of what is inside the skull than of what is outside.
+    """
+    filled = labels.copy()
+    bubbles = _bubbles(labels)
+    filled[bubbles] = _fill_nearest(labels, known=labels > 0, wanted=bubbles)
+    outside = np.isin(filled, EXTRACRANIAL)
+    # Air around the array makes one piece of all that reaches its edge.
+    pieces, _ = ndimage.label(np.pad(outside, 1, constant_values=True))
+    islands = outside & (pieces != pieces[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    filled[islands] = _fill_nearest(filled, known=~outside, wanted=islands)
+    return filled
+
+
+def _bubbles(labels: LabelMap) -> BoolMap:
+    """Enclosed air that is tiny, or lies inside the skull by most of its surface."""
+    pieces, count = ndimage.label(np.pad(labels == 0, 1, constant_values=True))
+    open_air = pieces[0, 0, 0]
+    pieces = pieces[1:-1, 1:-1, 1:-1]
+    size = np.bincount(pieces.ravel(), minlength=count + 1)
+    bubble = size < _SMALLEST_AIR_MM3
+    for n, box in enumerate(ndimage.find_objects(pieces), 1):
+        if n == open_air or bubble[n]:
+            continue
+        around = tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in box)
+        piece = pieces[around] == n
+        surface = labels[around][ndimage.binary_dilation(piece) & ~piece]
+        bubble[n] = np.isin(surface, EXTRACRANIAL).mean() < 0.5
+    bubble[[0, open_air]] = False
+    return np.asarray(bubble[pieces])
 
 
 _TO_NEAREST = 65535
