@@ -1,5 +1,7 @@
 """Running networks: the tiny one's known answers, and windows against one whole pass."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +251,24 @@ def test_a_bounding_box_has_a_margin_that_ends_with_the_grid():
     assert bounding_box(mask, margin=(1, 4, 2)) == (slice(1, 5), slice(1, 8), slice(0, 3))
     with pytest.raises(GeometryError, match="empty"):
         bounding_box(mask & False)
+
+
+def test_a_signal_reaches_python_after_another_thread_dropped_a_network(weights):
+    code = f"""
+import signal, threading
+from pathlib import Path
+import numpy as np
+from deepmir.model.predict import OpenVinoNetwork
+held = [OpenVinoNetwork(Path({str(weights.onnx_path("findings"))!r}), threads=1)]
+held[0](np.zeros((1, 8, 8, 8, 4), dtype=np.float32))
+last = threading.Thread(target=held.clear)
+last.start()
+last.join()
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop"))
+signal.raise_signal(signal.SIGTERM)
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip()) == (0, "asked to stop"), run.stderr
 
 
 # ---- refusals and devices --------------------------------------------------------------------

@@ -31,6 +31,7 @@ from deepmir.simulation.anatomy import (
     save_anatomy,
 )
 from deepmir.simulation.atlas import NUCLEI, Atlas, class_maps, fit_warp, load_atlas
+from deepmir.simulation.vessels import ARTERY, SINUS
 
 SHAPE = (44, 52, 40)
 CENTRE = np.array([21.5, 27.0, 22.0])
@@ -191,6 +192,19 @@ def test_air_in_the_brains_coverings_is_filled_even_where_it_touches_bone():
     labels = whole.copy()
     labels[12:18, 12:15, 10:13] = 0  # lies on the bone by one of its six sides
     assert np.isin(fill_islands(labels)[12:18, 12:15, 10:13], (24, BONE)).all()
+
+
+@pytest.mark.parametrize("number", [ARTERY, SINUS])
+def test_drops_of_blood_take_what_is_around_them_and_vessels_stay(number):
+    whole = skull_with_csf()
+    for n in range(60):
+        whole[10 + n % 12, 10 + n // 12, 10] = number  # a vessel on the bone
+    labels = whole.copy()
+    labels[14:17, 14:17, 14:20] = number  # 54 mm³
+    labels[21, 21, 21] = number
+    assert np.isin(fill_islands(labels)[21, 21, 21], (24, BONE))
+    labels[21, 21, 21] = 24
+    assert np.array_equal(fill_islands(labels), whole)
 
 
 def test_sinuses_and_the_skull_stay_as_they_are():

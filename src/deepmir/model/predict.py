@@ -7,6 +7,7 @@ probabilities of small lesions.
 import itertools
 import os
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,17 @@ class Network(Protocol):
         ...
 
 
+@cache
+def _openvino_core() -> openvino.Core:
+    """Return the one core of this process, which lives as long as the process does.
+
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signal handlers, and frees
+    that stack when the last core goes. Where another thread lets go of it, the next signal (of a
+    user who presses Ctrl-C, of a scheduler) ends the process in a segmentation fault.
+    """
+    return openvino.Core()
+
+
 class OpenVinoNetwork:
     """One part of the network on the CPU; recompiled when the shape of its input changes.
 
@@ -50,7 +62,6 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, path: Path, *, threads: int) -> None:
-        self._core = openvino.Core()
         self._options: dict[str, str | int | bool] = {
             "INFERENCE_PRECISION_HINT": "f32",
             "EXECUTION_MODE_HINT": "ACCURACY",
@@ -63,7 +74,7 @@ class OpenVinoNetwork:
         self._path = path
         self._shape: tuple[int, ...] = ()
         try:
-            self._model = self._core.read_model(path)
+            self._model = _openvino_core().read_model(path)
         except RuntimeError as error:
             raise WeightsError(
                 f"OpenVINO cannot read {path}: {str(error).splitlines()[-1]}; reinstall deepmir, "
@@ -96,7 +107,9 @@ class OpenVinoNetwork:
                 raise RuntimeError(f"it takes another number of channels than {shape[1]}")
             self._model.reshape([1, *shape[1:]])
             side_by_side = {"NUM_STREAMS": min(shape[0], self._threads)}
-            compiled = self._core.compile_model(self._model, "CPU", self._options | side_by_side)
+            compiled = _openvino_core().compile_model(
+                self._model, "CPU", self._options | side_by_side
+            )
         except RuntimeError as error:
             raise WeightsError(
                 f"{self._path} does not take an input of shape {shape}: "

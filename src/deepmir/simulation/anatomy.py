@@ -36,6 +36,7 @@ from deepmir.simulation.atlas import (
     load_atlas,
     padded_box,
 )
+from deepmir.simulation.vessels import ARTERY, SINUS
 from deepmir.volume import BoolMap, FloatMap
 
 BONE, SKIN, SOFT_TISSUE = 515, 511, 507
@@ -78,6 +79,7 @@ _AIR_MM = (  # centre and half axes, MNI: sphenoid sinus, nasal cavity
 )
 _MARGIN = 4  # mm of air kept around the head
 _SMALLEST_AIR_MM3 = 8  # a voxel of the grid of the background field
+_SMALLEST_VESSEL_MM3 = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,18 +209,20 @@ def merge_odd_labels(labels: LabelMap) -> LabelMap:
 
 
 def fill_islands(labels: LabelMap) -> LabelMap:
-    """Give specks of air, bone or soft tissue inside the skull the label of what is around them.
+    """Give specks of air, bone, soft tissue or blood the label of what is around them.
 
     Automatic label maps hold hundreds of them, most of one voxel and unlabelled, which means air.
-    A bubble has the field of a microbleed and a splinter of bone that of a calcification, so
-    that a simulated scan of such a head would show findings which its truth does not know.
+    A bubble has the field of a microbleed, a splinter of bone that of a calcification, and a
+    speck of a vein is a drop of blood, so that a simulated scan of such a head would show
+    findings which its truth does not know.
 
-    Air that tissue encloses is filled, too, where it is smaller than a voxel of the grid of the
-    background field, or borders on more of what is inside the skull than of what is outside.
+    Air that tissue encloses is filled where it is smaller than a voxel of the grid of the
+    background field, or borders on more of what is inside the skull than of what is outside;
+    vessels where they hang together in less than 60 mm³.
     """
     filled = labels.copy()
-    bubbles = _bubbles(labels)
-    filled[bubbles] = _fill_nearest(labels, known=labels > 0, wanted=bubbles)
+    for specks in (_bubbles(labels), _drops(labels)):
+        filled[specks] = _fill_nearest(filled, known=(filled > 0) & ~specks, wanted=specks)
     outside = np.isin(filled, EXTRACRANIAL)
     # Air around the array makes one piece of all that reaches its edge.
     pieces, _ = ndimage.label(np.pad(outside, 1, constant_values=True))
@@ -243,6 +247,17 @@ def _bubbles(labels: LabelMap) -> BoolMap:
         bubble[n] = np.isin(surface, EXTRACRANIAL).mean() < 0.5
     bubble[[0, open_air]] = False
     return np.asarray(bubble[pieces])
+
+
+def _drops(labels: LabelMap) -> BoolMap:
+    """Labelled arteries and veins that hang together with too little to be a vessel."""
+    drops = np.zeros(labels.shape, dtype=bool)
+    for number in (ARTERY, SINUS):
+        pieces, _ = ndimage.label(labels == number, np.ones((3, 3, 3)))
+        small = np.bincount(pieces.ravel()) < _SMALLEST_VESSEL_MM3
+        small[0] = False
+        drops |= small[pieces]
+    return drops
 
 
 _TO_NEAREST = 65535
