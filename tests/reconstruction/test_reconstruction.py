@@ -1,5 +1,7 @@
 """Phase to SWI and Chimap: known fields come back, the sign is right, bad masks are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -167,6 +169,18 @@ def test_a_brain_that_fills_the_field_of_view_does_not_meet_itself():
     assert not inner[0].any()
     assert not inner[-1].any()
     assert np.abs(local).max() < 0.01
+
+
+@pytest.mark.parametrize("background", ["vsharp", "pdf"])
+def test_a_map_has_no_value_on_an_island_of_the_mask(ball, echoes, background):
+    island = np.zeros(SHAPE, bool)
+    island[2:9, 2:9, 2:8] = True  # wide enough for the smallest sphere
+    bright = tuple(np.where(island, one / np.abs(one), one) for one in echoes.signals)
+    settings = ChimapSettings(background=background, erosion_mm=1.0)
+    chi, inner = reconstruct_chimap(replace(echoes, signals=bright), ball | island, settings)
+    assert inner.any()
+    assert not (inner & island).any()
+    assert not chi[island].any()
 
 
 def test_all_faces_of_a_whole_block_lose_their_rim():

@@ -157,10 +157,11 @@ def reconstruct_local_field(
         If a method is unknown.
     """
     mask = erode_mm(brain, echoes.spacing_mm, max(settings.erosion_mm - 1.0, 0.0))
-    mask &= reliable_mask(echoes, brain)
+    mask = without_islands(mask & reliable_mask(echoes, brain))
     total = _total_field(echoes, brain, settings.unwrap)
     local, inner = _without_background(total, mask, echoes, settings)
-    return LocalField(local, inner, total, mask)
+    inner = without_islands(inner)
+    return LocalField(np.where(inner, local, np.float32(0)), inner, total, mask)
 
 
 def torn_share(local: LocalField, echoes: GradientEchoes) -> float:
@@ -280,6 +281,18 @@ def reliable_mask(echoes: GradientEchoes, brain: BoolMap) -> BoolMap:
     reach = [max(1, round(3.0 / step)) for step in echoes.spacing_mm]
     share = ndimage.uniform_filter(bad.astype(np.float32), [2 * r + 1 for r in reach])
     return np.asarray(share < 0.5)
+
+
+def without_islands(mask: BoolMap) -> BoolMap:
+    """Leave out pieces of a mask with less than a hundredth of the largest one's voxels.
+
+    Such an island is what broad dropout has left of the brain's rim: unwrapped along paths it has
+    a zero of its own, and its field is mostly the background's.
+    """
+    pieces, _ = ndimage.label(mask)
+    size = np.bincount(pieces.ravel())
+    size[0] = 0
+    return np.asarray(mask & (size >= 0.01 * size.max())[pieces])
 
 
 def erode_mm(mask: BoolMap, spacing_mm: Sequence[float], by_mm: float) -> BoolMap:
