@@ -157,10 +157,10 @@ def reconstruct_local_field(
         If a method is unknown.
     """
     mask = erode_mm(brain, echoes.spacing_mm, max(settings.erosion_mm - 1.0, 0.0))
-    mask = without_islands(mask & reliable_mask(echoes, brain))
+    mask = _without_islands(mask & reliable_mask(echoes, brain))
     total = _total_field(echoes, brain, settings.unwrap)
     local, inner = _without_background(total, mask, echoes, settings)
-    inner = without_islands(inner)
+    inner = _without_islands(inner)
     return LocalField(np.where(inner, local, np.float32(0)), inner, total, mask)
 
 
@@ -283,7 +283,7 @@ def reliable_mask(echoes: GradientEchoes, brain: BoolMap) -> BoolMap:
     return np.asarray(share < 0.5)
 
 
-def without_islands(mask: BoolMap) -> BoolMap:
+def _without_islands(mask: BoolMap) -> BoolMap:
     """Leave out pieces of a mask with less than a hundredth of the largest one's voxels.
 
     Such an island is what broad dropout has left of the brain's rim: unwrapped along paths it has

@@ -50,8 +50,8 @@ _LIMITS = (
     "and calibration were also chosen on findings inserted into four real susceptibility maps. "
     "Nobody has read the real scans it was measured on for findings. One training seed. What is "
     "missed most: microbleeds that touch a vein, lie in the dark rim of the brain or reach less "
-    "than 0.2 ppm. Regions are rough: Dice of "
-    "caudate, putamen, pallidum and thalamus 0.74 to 0.84, of other regions 0.5 to 0.9."
+    "than 0.2 ppm. Regions are rough: Dice of caudate, putamen, pallidum and thalamus 0.74 to "
+    "0.84, of other regions 0.5 to 0.9."
 )
 
 
